@@ -1,0 +1,35 @@
+# Every target does the set-up it needs; running one again is quick.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+COMPILE := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --allow-unsafe
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+run: .venv/.ready-demo ## start the engine with everything it needs embedded, on 127.0.0.1:3003
+	@exec $(BIN)/python -m app demo $(ARGS)
+
+test: .venv/.ready-dev ## set up and run the whole suite (ARGS="-k name" for a part)
+	$(BIN)/python -m pytest $(ARGS)
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.ready-demo: requirements/demo.txt requirements/swagger-ui.txt | .venv/bin/python
+	$(PIP_INSTALL) -r requirements/demo.txt
+	$(PIP_INSTALL) -r requirements/swagger-ui.txt
+	@touch $@
+
+.venv/.ready-dev: requirements/dev.txt .venv/.ready-demo
+	$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+lock: .venv/.ready-dev ## pin the dependencies again after a change to requirements/*.in
+	$(COMPILE) -o requirements/run.txt requirements/run.in
+	$(COMPILE) -c requirements/run.txt -o requirements/demo.txt requirements/demo.in
+	$(COMPILE) -c requirements/demo.txt -o requirements/dev.txt requirements/dev.in
+
+.PHONY: help run test lock

@@ -1,0 +1,163 @@
+"""Every Prometheus instrument of the process, under the names that users were promised."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Instruments:
+    """All counters, gauges and histograms, on one registry.
+
+    Labels are bounded: routes, not paths; counterparties by configured name; outcomes from fixed sets.
+    Gauges say how the values of several processes become one in a scrape (`multiprocess_mode`).
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.http_requests = Counter(
+            "http_requests_total",
+            "HTTP requests answered.",
+            ["surface", "method", "route", "status"],
+            registry=registry,
+        )
+        self.http_duration = Histogram(
+            "http_request_duration_seconds",
+            "Seconds from the request's head to the answer.",
+            ["surface", "method", "route"],
+            buckets=_HTTP_SECONDS,
+            registry=registry,
+        )
+        self.events_published = Counter(
+            "events_published_total",
+            "Events acknowledged by the broker (or the event file).",
+            ["event_type"],
+            registry=registry,
+        )
+        self.publish_failures = Counter(
+            "event_publish_failures_total",
+            "Events that were not acknowledged and will be sent again.",
+            registry=registry,
+        )
+        self.database_connections = Gauge(
+            "database_connections_active",
+            "Open connections to Redis.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.payments_processed = Counter(
+            "payments_processed_total",
+            "Payments that reached a terminal outcome.",
+            ["status"],
+            registry=registry,
+        )
+        self.payment_success_rate = Gauge(
+            "payment_success_rate",
+            "Completed payments among those that ended in the last five minutes, 0 to 1; NaN when none ended.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            "circuit_breaker_state",
+            "0 closed, 1 half-open, 2 open, 3 forced open.",
+            ["counterparty"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.breaker_calls = Counter(
+            "circuit_breaker_calls_total",
+            "Calls through a guard, by outcome: success, failure, slow, neutral, late, refused_open, refused_full.",
+            ["counterparty", "outcome"],
+            registry=registry,
+        )
+        self.breaker_transitions = Counter(
+            "circuit_breaker_transitions_total",
+            "State changes of a breaker.",
+            ["counterparty", "to"],
+            registry=registry,
+        )
+        self.call_duration = Histogram(
+            "counterparty_call_duration_seconds",
+            "Seconds of one try at a counterparty.",
+            ["counterparty"],
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self.retries = Counter(
+            "counterparty_retries_total",
+            "Tries after the first at a counterparty.",
+            ["counterparty"],
+            registry=registry,
+        )
+        self.attempts = Counter(
+            "payment_attempts_total",
+            "Attempts at an acquirer by outcome: approved, declined, unknown, not_sent.",
+            ["acquirer", "outcome"],
+            registry=registry,
+        )
+        self.unknown_attempts = Gauge(
+            "unknown_attempts",
+            "Attempts whose outcome nobody knows yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.unknown_oldest = Gauge(
+            "unknown_attempts_oldest_seconds",
+            "Age of the oldest attempt without a known outcome.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.queue_depth = Gauge(
+            "job_queue_depth",
+            "Jobs waiting or being worked on.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.queue_oldest = Gauge(
+            "job_queue_oldest_seconds",
+            "Age of the oldest job.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.outbox_depth = Gauge(
+            "outbox_depth",
+            "Events not yet acknowledged by the broker.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.outbox_oldest = Gauge(
+            "outbox_oldest_seconds",
+            "Age of the oldest event not yet acknowledged.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.jobs_claimed = Counter(
+            "jobs_claimed_total",
+            "Jobs taken over from a worker that stopped answering.",
+            registry=registry,
+        )
+        self.stream_entries_lost = Counter(
+            "stream_entries_lost_total",
+            "Pending stream entries that were deleted before they were acknowledged. Must stay 0.",
+            registry=registry,
+        )
+        self.rejections = Counter(
+            "rejections_total",
+            "Work refused because a named bound was reached.",
+            ["bound"],
+            registry=registry,
+        )
+        self.store_batch = Histogram(
+            "store_batch_steps",
+            "Steps that left for Redis in one pipeline.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.loop_lag = Gauge(
+            "event_loop_lag_seconds",
+            "How late the event loop woke up, worst of the last sampling interval.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
