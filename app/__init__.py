@@ -1,0 +1,3 @@
+"""The entry point: settings, wiring, staged start and stop."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,231 @@
+"""`python -m app …`: every command of the engine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from app import __version__, logs
+from app.settings import ROLES, ConfigError, Settings, from_process, missing
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 0 fine, 1 found something wrong, 2 cannot be done like this."""
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.command(given))
+    except (ConfigError, ValueError) as error:
+        print(f"payments: {error}", file=sys.stderr)
+        return 2
+
+
+def _serve(given: argparse.Namespace) -> int:
+    settings = from_process(given.config)
+    if wrong := missing(settings, given.roles):
+        raise ConfigError("cannot serve:\n  " + "\n  ".join(wrong))
+    if given.processes > 1:
+        return _run(_supervised(settings, given, {}), settings)
+    return _run(_one_process(settings, given.roles, reuse_port=given.reuse_port), settings)
+
+
+def _demo(given: argparse.Namespace) -> int:
+    return _run(_demo_process(given), from_process(given.config))
+
+
+async def _demo_process(given: argparse.Namespace) -> int:
+    from app.demo import DemoFailed, DemoPorts, banner, surroundings
+
+    try:
+        async with surroundings(given.config, given.data, DemoPorts()) as settings:
+            print(banner(settings, given.data), flush=True)
+            if given.processes == 1:
+                return await _one_process(settings, ROLES, create=True)
+            environment = {
+                "PAYMENTS__REDIS__URL": settings.redis.url,
+                "PAYMENTS__CARDS__KEYS": settings.cards.keys,
+                "PAYMENTS__CARDS__FINGERPRINT_SECRET": settings.cards.fingerprint_secret,
+                "PAYMENTS__USERS__URL": settings.users.url,
+                "PAYMENTS__ORDERS__URL": settings.orders.url,
+                "PAYMENTS__ACQUIRER__URL": settings.acquirer.url,
+                "PAYMENTS__EVENTS__FILE": settings.events.file,
+                "PAYMENTS__AUTH__SECRET": settings.auth.secret,
+            }
+            await _create(settings)
+            return await _supervised(settings, given, environment)
+    except DemoFailed as error:
+        print(f"payments: {error}", file=sys.stderr)
+        return 2
+
+
+async def _one_process(
+    settings: Settings, roles: Sequence[str], *, reuse_port: bool = False, create: bool = False
+) -> int:
+    from app.process import StartRefused, run, stop_on_signals
+
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    code = 0
+    try:
+        await run(settings, roles, stop=stop, reuse_port=reuse_port, create=create)
+    except* StartRefused as refused:
+        print(f"payments: {_first(refused)}", file=sys.stderr)
+        code = 2
+    return code
+
+
+async def _supervised(settings: Settings, given: argparse.Namespace, environment: dict[str, str]) -> int:
+    from app.process import stop_on_signals
+    from app.supervisor import Supervisor
+
+    roles = ",".join(getattr(given, "roles", ROLES))
+    config = ("--config", str(given.config)) if given.config else ()
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    await Supervisor(
+        ("serve", *config, "--roles", roles, "--reuse-port"),
+        environment,
+        processes=given.processes,
+        stop_s=settings.server.stop_s,
+    ).run(stop)
+    return 0
+
+
+def _init(given: argparse.Namespace) -> int:
+    settings = from_process(given.config)
+    if not settings.redis.url:
+        raise ConfigError("redis.url (PAYMENTS__REDIS__URL) is not set")
+    created = asyncio.run(_create(settings))
+    print("dataset marker written" if created else "there is a dataset marker already; nothing done")
+    return 0
+
+
+async def _create(settings: Settings) -> bool:
+    from engine.store.check import RedisCheck
+    from engine.store.connect import connect
+
+    client = connect(settings.redis)
+    try:
+        return await RedisCheck(client, settings.redis).create_dataset()
+    finally:
+        await client.aclose()
+
+
+def _check_config(given: argparse.Namespace) -> int:
+    settings = from_process(given.config)
+    shown = msgspec.to_builtins(settings)
+    for section, key in (("auth", "secret"), ("cards", "keys"), ("cards", "fingerprint_secret")):
+        shown[section][key] = "set" if shown[section][key] else ""
+    shown["kafka"] = {key: value for key, value in shown["kafka"].items() if "password" not in key}
+    shown["redis"]["url"] = shown["redis"]["url"].rpartition("@")[2]
+    print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+    wrong = missing(settings, given.roles)
+    for line in wrong:
+        print(f"payments: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _token(given: argparse.Namespace) -> int:
+    from app.demo import demo_secret
+    from app.tokens import make_token
+
+    settings = from_process(given.config, demo_secret(given.data))
+    print(make_token(settings.auth, subject=given.subject, role=given.role, hours=given.hours))
+    return 0
+
+
+def _audit(given: argparse.Namespace) -> int:
+    from app.audit import audit
+
+    return asyncio.run(audit(from_process(given.config)))
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(__version__)
+    return 0
+
+
+def _run(main_task: object, settings: Settings) -> int:
+    buffer = logs.configure(settings.server.log_level)
+
+    async def with_logs() -> int:
+        flushing = asyncio.ensure_future(buffer.run())
+        try:
+            return await main_task  # type: ignore[misc,no-any-return]
+        finally:
+            flushing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await flushing
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(with_logs())
+    finally:
+        buffer.flush_now()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app", description="The payment engine.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument(
+            "--config", type=Path, default=None, help="a TOML file (default: ./config.toml if it is there)"
+        )
+        sub.set_defaults(command=run)
+        return sub
+
+    demo = command("demo", _demo, "run with everything that is not configured embedded")
+    demo.add_argument("--data", type=Path, default=Path("data"), help="where everything is kept (default: ./data)")
+    demo.add_argument("--processes", type=_processes, default=1, metavar="N")
+    serve = command("serve", _serve, "run as configured")
+    serve.add_argument(
+        "--processes", type=_processes, default=1, metavar="N", help="processes on one port (default: 1)"
+    )
+    serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
+    check = command("check-config", _check_config, "show the effective settings and what `serve` misses")
+    for sub in (serve, check):
+        sub.add_argument("--roles", type=_roles, default=ROLES, help=f"some of {','.join(ROLES)} (default: all)")
+    command("init", _init, "write the dataset marker into an empty Redis, once")
+    token = command("token", _token, "print a bearer token")
+    token.add_argument("subject", help="the user id")
+    token.add_argument("--role", choices=("service", "admin"), help="act for all users")
+    token.add_argument("--hours", type=float, default=1.0)
+    token.add_argument("--data", type=Path, default=Path("data"), help="the demo's folder, for its secret")
+    command("audit", _audit, "check the invariants of a dataset; exit code 1 when one is broken")
+    command("version", _version, "print the version")
+    return parser
+
+
+def _roles(text: str) -> tuple[str, ...]:
+    roles = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not roles or not set(roles) <= set(ROLES):
+        raise argparse.ArgumentTypeError(f"must be some of {', '.join(ROLES)}")
+    return roles
+
+
+def _processes(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError("must be 1 to 64")
+    return int(text)
+
+
+if __name__ == "__main__":
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR") == "":
+        del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    sys.exit(main())

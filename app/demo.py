@@ -1,0 +1,160 @@
+"""`python -m app demo`: the engine with everything it needs, on one machine, from nothing.
+
+What is configured is used; only what is missing is embedded: a private Redis, simulators of the user service,
+the order service and the acquirer, secrets, and a file for the events. All of it lives in the data folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from app.embedded import FAKE_URL, EmbeddedFailed, find_server, redis_server
+from app.settings import Settings, from_process
+from app.tokens import make_token
+from simulators.acquirer import AcquirerSim
+from simulators.orders import OrderServiceSim
+from simulators.server import HasApp, serve
+from simulators.users import UserServiceSim
+
+_USERS_PORT: Final = 3002
+_ORDERS_PORT: Final = 3001
+_ACQUIRER_PORT: Final = 3009
+_USER: Final = "550e8400-e29b-41d4-a716-446655440001"
+_SECRETS: Final = "secrets.json"
+
+
+class DemoPorts(msgspec.Struct, frozen=True):
+    """Where the simulators listen; 0 is any free port."""
+
+    users: int = _USERS_PORT
+    orders: int = _ORDERS_PORT
+    acquirer: int = _ACQUIRER_PORT
+
+
+@contextlib.asynccontextmanager
+async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> AsyncIterator[Settings]:
+    """Start what is not configured; gives the settings that point to it. Raises `DemoFailed`."""
+    kept = _kept_secrets(folder / _SECRETS)
+    defaults: dict[str, dict[str, Any]] = {
+        "auth": {"secret": kept["jwt"]},
+        "cards": {"keys": f"demo:{kept['cards']}", "fingerprint_secret": kept["fingerprints"]},
+        "events": {"file": str(folder / "events.jsonl")},
+    }
+    configured = from_process(config, defaults)
+    async with contextlib.AsyncExitStack() as stack:
+        if not configured.redis.url:
+            defaults["redis"] = _embedded_redis(stack, folder)
+        users = UserServiceSim(folder / "users.jsonl")
+        orders = OrderServiceSim(folder / "orders.jsonl")
+        acquirer = AcquirerSim(folder / "acquirer.jsonl")
+        for section, sim, port, path in (
+            ("users", users, ports.users, "/api/users/{id}"),
+            ("orders", orders, ports.orders, "/api/orders/{id}"),
+            ("acquirer", acquirer, ports.acquirer, ""),
+        ):
+            if not getattr(configured, section).url:
+                url = await stack.enter_async_context(_simulator(sim, port))
+                defaults[section] = {"url": url + path}
+        if "users" in defaults:
+            await _seed_user(defaults["users"]["url"].removesuffix("/{id}"))
+        yield from_process(config, defaults)
+
+
+def banner(settings: Settings, folder: Path) -> str:
+    """What to paste first: an order at the simulator, and a payment for it."""
+    base = f"http://127.0.0.1:{settings.core.port}"
+    orders = settings.orders.url.removesuffix("/{id}")
+    order = f"order-{secrets.token_hex(4)}"
+    make_order = (
+        f"curl -s {orders} -H 'Content-Type: application/json' -d "
+        f'\'{{"id":"{order}","userId":"{_USER}","items":[{{"productId":"prod-1","quantity":2,"price":29.99}},'
+        f'{{"productId":"prod-2","quantity":1,"price":15.50}}]}}\''
+    )
+    pay = (
+        f"curl -s {base}/api/payments -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' "
+        f"-H 'Idempotency-Key: {order}' -H 'Prefer: wait=5' -d "
+        f'\'{{"orderId":"{order}","userId":"{_USER}","amount":75.48,"currency":"USD","paymentMethod":'
+        f'{{"type":"credit_card","cardNumber":"4242424242424242","expiryMonth":"12","expiryYear":"2030","cvv":"123"}}}}\''
+    )
+    where = f"Kafka at {settings.kafka.brokers}" if settings.kafka.brokers else settings.events.file
+    kept = "NOTHING IS KEPT: there is no redis-server here" if settings.redis.url == FAKE_URL else f"kept in {folder}/"
+    return f"""
+Payment engine   {base}   docs {base}/docs   metrics {base}/metrics
+Events           {where}
+Data             {kept}
+
+Paste a token, an order, and a payment for it:
+
+TOKEN={_token(settings)}
+{make_order}
+{pay}
+
+Stop with Ctrl-C.
+"""
+
+
+def demo_secret(folder: Path) -> dict[str, dict[str, Any]]:
+    """The demo's signing secret as a default, when there is a demo in this folder."""
+    path = folder / _SECRETS
+    return {"auth": {"secret": _kept_secrets(path)["jwt"]}} if path.is_file() else {}
+
+
+def _token(settings: Settings) -> str:
+    if settings.auth.mode == "none":
+        return "none-needed"
+    return make_token(settings.auth, subject=_USER, role="service", hours=24)
+
+
+async def _seed_user(url: str) -> None:
+    """The user of the banner. On a later start it is there already, and the simulator says 409."""
+    user = {
+        "id": _USER, "email": "jo@example.com", "username": "jo", "password": secrets.token_hex(8),
+        "first_name": "Jo", "last_name": "Doe", "phone": "+1234567890",
+    }  # fmt: skip
+    async with aiohttp.ClientSession() as session, session.post(url, json=user) as response:
+        if response.status not in (201, 409):
+            raise DemoFailed(f"the user simulator answered {response.status}")
+
+
+@contextlib.asynccontextmanager
+async def _simulator(sim: HasApp, port: int) -> AsyncIterator[str]:
+    try:
+        async with serve(sim, port=port) as url:
+            yield url
+    except OSError as error:
+        raise DemoFailed(f"cannot listen on 127.0.0.1:{port}: {error.strerror}") from None
+
+
+class DemoFailed(Exception):
+    """The demo's surroundings did not start."""
+
+
+def _embedded_redis(stack: contextlib.AsyncExitStack, folder: Path) -> dict[str, Any]:
+    if server := find_server():
+        try:
+            return {"url": stack.enter_context(redis_server(server, folder / "redis"))}
+        except EmbeddedFailed as error:
+            raise DemoFailed(str(error)) from None
+    return {"url": FAKE_URL, "durability": "relaxed"}
+
+
+def _kept_secrets(path: Path) -> Mapping[str, str]:
+    """The demo's own secrets, made once: with other keys the cards of the last run could not be opened."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        kept: dict[str, str] = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        return kept
+    made = {name: base64.b64encode(os.urandom(32)).decode() for name in ("jwt", "cards", "fingerprints")}
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(made))
+    return made

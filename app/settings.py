@@ -1,0 +1,223 @@
+"""All settings, read once: defaults, then `config.toml`, then the environment. Wrong ones are refused by key name."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from clients.kafka import KafkaSettings
+from engine.sealing import CardsSettings
+from engine.store.connect import RedisSettings
+from handlers.auth import AuthSettings
+from resilience.guard import GuardSettings
+
+ROLES: Final = ("http", "worker", "relay", "reconcile")
+Role = Literal["http", "worker", "relay", "reconcile"]
+
+_PREFIX: Final = "PAYMENTS__"
+# The environment variables of the contracts. A gateway serves users and orders under its internal paths.
+_CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
+    "JWT_SEC": (("auth", "secret", "{}"),),
+    "PAYMENT_SERVICE_PORT": (("core", "port", "{}"),),
+    "KAFKA_BROKER": (("kafka", "brokers", "{}"),),
+    "KAFKA_URI": (("kafka", "brokers", "{}"),),
+    "GATEWAY_URL": (("users", "url", "{}/internal/users/{{id}}"), ("orders", "url", "{}/internal/orders/{{id}}")),
+}
+
+
+class ConfigError(Exception):
+    """A setting is unknown, missing or out of range. The message names its key."""
+
+
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{key} must be {low} to {high}")
+
+
+class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The process: where it listens, and how long its stages of stopping may take together."""
+
+    host: str = "127.0.0.1"
+    stop_s: float = 20.0
+    unready_s: float = 0.0
+    """How long to go on serving after `/ready` says 503, so that balancers notice first."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        _within("server.stop_s", self.stop_s, 1, 600)
+        _within("server.unready_s", self.unready_s, 0, 300)
+
+
+class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The core surface."""
+
+    enabled: bool = True
+    port: int = 3003
+    wait_max_s: int = 30
+    waiters_max: int = 1000
+
+    def __post_init__(self) -> None:
+        _within("core.port", self.port, 0, 65535)
+        _within("core.wait_max_s", self.wait_max_s, 0, 300)
+
+
+class OpsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A port of its own for `/health`, `/ready` and `/metrics`, for processes without a surface. 0: none."""
+
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        _within("ops.port", self.port, 0, 65535)
+
+
+class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The user service. `url` is a template with `{id}`."""
+
+    url: str = ""
+    cache_s: float = 5.0
+    cache_max: int = 50_000
+    guard: GuardSettings = GuardSettings()
+
+
+class OrdersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The order service. `url` is a template with `{id}`."""
+
+    url: str = ""
+    guard: GuardSettings = GuardSettings()
+
+
+class AcquirerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The card acquirer. `name` is kept in every record and metric: do not change it for the same counterparty."""
+
+    url: str = ""
+    name: str = "card_acquirer"
+    guard: GuardSettings = GuardSettings(timeout_s=8.0, deadline_s=10.0, slow_call_s=6.0, concurrency_max=256)
+
+
+class EventsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where events go. With `kafka.brokers` they go to `topic`; else to `file`, a JSON line each."""
+
+    topic: str = "payment-service-events"
+    file: str = ""
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The workers of one process. `lease_s`: how long an attempt belongs to the worker that began it."""
+
+    concurrency: int = 64
+    lease_s: float = 20.0
+    claim_idle_s: float = 60.0
+    redrive_after_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        _within("worker.concurrency", self.concurrency, 1, 10_000)
+        _within("worker.lease_s", self.lease_s, 1, 3600)
+        _within("worker.claim_idle_s", self.claim_idle_s, 1, 86_400)
+        _within("worker.redrive_after_s", self.redrive_after_s, 1, 86_400)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set."""
+
+    server: ServerSettings = ServerSettings()
+    core: CoreSettings = CoreSettings()
+    ops: OpsSettings = OpsSettings()
+    auth: AuthSettings = AuthSettings()
+    redis: RedisSettings = RedisSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    events: EventsSettings = EventsSettings()
+    cards: CardsSettings = CardsSettings()
+    users: UsersSettings = UsersSettings()
+    orders: OrdersSettings = OrdersSettings()
+    acquirer: AcquirerSettings = AcquirerSettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    def __post_init__(self) -> None:
+        # A request that may still leave after its lease would be asked about too early.
+        if self.worker.lease_s < self.acquirer.guard.deadline_s + 5:
+            raise ValueError("worker.lease_s must be at least acquirer.guard.deadline_s + 5")
+        if self.worker.claim_idle_s < self.worker.lease_s:
+            raise ValueError("worker.claim_idle_s must not be below worker.lease_s")
+
+
+def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings. `defaults` are weaker than the file. Raises `ConfigError` naming the key."""
+    tree: dict[str, Any] = {section: dict(values) for section, values in (defaults or {}).items()}
+    path = path or (Path("config.toml") if Path("config.toml").is_file() else None)
+    if path is not None:
+        try:
+            _merge(tree, tomllib.loads(path.read_text()))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+    for name, places in _CONTRACT_ENV.items():
+        if value := environment.get(name):
+            for section, key, form in places:
+                tree.setdefault(section, {})[key] = _scalar(form.format(value.rstrip("/")), text=key != "port")
+    for name, value in environment.items():
+        if name.startswith(_PREFIX):
+            _put(tree, name.removeprefix(_PREFIX).lower().split("__"), value, name)
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
+    """What `serve` needs and is not set, by key name, each with what to do."""
+    found = []
+    if not settings.redis.url:
+        found.append("redis.url (PAYMENTS__REDIS__URL) is not set")
+    if not settings.cards.keys:
+        found.append("cards.keys (PAYMENTS__CARDS__KEYS) is not set: `id:base64 of 32 random bytes`")
+    if not settings.cards.fingerprint_secret and "http" in roles:
+        found.append("cards.fingerprint_secret (PAYMENTS__CARDS__FINGERPRINT_SECRET) is not set")
+    if "http" in roles:
+        found += [
+            f"{name}.url (PAYMENTS__{name.upper()}__URL) is not set: a template with {{id}}"
+            for name in ("users", "orders")
+            if "{id}" not in getattr(settings, name).url
+        ]
+        if settings.auth.mode == "jwt" and len(settings.auth.secret) < 32:
+            found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
+    if "worker" in roles and not settings.acquirer.url:
+        found.append("acquirer.url (PAYMENTS__ACQUIRER__URL) is not set")
+    if "relay" in roles and not settings.kafka.brokers and not settings.events.file:
+        found.append("kafka.brokers (KAFKA_BROKER) is not set, nor events.file")
+    return found
+
+
+def from_process(path: Path | None, defaults: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of this process. Raises `ConfigError`."""
+    return load(path, os.environ, defaults)
+
+
+def _merge(tree: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _put(tree: dict[str, Any], path: list[str], value: str, name: str) -> None:
+    if len(path) < 2 or not all(path):
+        raise ConfigError(f"{name} must look like PAYMENTS__SECTION__KEY")
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = _scalar(value)
+
+
+def _scalar(value: str, *, text: bool = False) -> Any:
+    # Numbers and booleans are converted by type later on; lists are written as in TOML.
+    if not text and value.startswith("["):
+        try:
+            return tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            return value
+    return value
+

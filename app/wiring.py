@@ -1,0 +1,239 @@
+"""The only place that builds long-lived things and knows who needs whom."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import prometheus_client
+import prometheus_client.multiprocess
+from aiohttp import web
+from handlers.docs import Docs
+from handlers.openapi import openapi_document
+from prometheus_client import CollectorRegistry
+
+from app.readiness import OK, ReadinessBoard
+from app.sampling import Sampler, SuccessRate
+from app.settings import Settings
+from clients.acquirer import CardAcquirer
+from clients.event_file import EventFile
+from clients.http import HttpCounterparty
+from clients.kafka import KafkaPublisher
+from clients.orders import OrderService
+from clients.users import UserService
+from engine.accepting import Accepting
+from engine.charging import Charging
+from engine.errors import StoreUnavailable
+from engine.idempotency import Fingerprints
+from engine.ids import PaymentIds, now_ms
+from engine.reconciler import Reconciler
+from engine.relay import Relay
+from engine.sealing import AesGcmSealer, parse_fingerprint_secret, parse_keys
+from engine.store.batch import Batcher, RedisClient
+from engine.store.check import StoreReport
+from engine.store.connect import is_cluster
+from engine.store.depths import RedisDepths
+from engine.store.due import RedisDue
+from engine.store.jobs import RedisJobs
+from engine.store.keys import Keys
+from engine.store.leases import ShardLeases
+from engine.store.outbox import RedisOutbox
+from engine.store.payments import RedisPayments
+from engine.worker import Worker
+from handlers.auth import Authenticator
+from handlers.core_api import CoreApi
+from handlers.http import BODY_BYTES_MAX, Edge
+from handlers.ops import Ops
+from handlers.routes import Route, Surface
+from metrics.instruments import Instruments
+from resilience.guard import Guard, GuardSettings
+from resilience.status import BreakerStatus
+
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Guards:
+    """The guards of all counterparties, by name."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
+        self._guards: dict[str, Guard] = {}
+
+    def add(self, name: str, settings: GuardSettings) -> Guard:
+        """A new guard."""
+        self._guards[name] = Guard(name, settings, self._instruments)
+        return self._guards[name]
+
+    def statuses(self) -> Mapping[str, BreakerStatus]:
+        """The breakers as of now."""
+        return {name: guard.status() for name, guard in self._guards.items()}
+
+
+class StoreCheck(Protocol):
+    """Tells whether the store may be used."""
+
+    async def report(self) -> StoreReport: ...
+
+
+class Parts:
+    """Everything one process is made of. Building it opens nothing."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        roles: Sequence[str],
+        client: RedisClient,
+        session: aiohttp.ClientSession,
+        check: StoreCheck,
+    ) -> None:
+        self.settings = settings
+        self.client = client
+        self.session = session
+        self.instruments = Instruments(CollectorRegistry())
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.readiness = ReadinessBoard(("store", "process"))
+        self.success_rate = SuccessRate()
+        self.guards = Guards(self.instruments)
+        redis = settings.redis
+        self.keys = Keys(redis.shards)
+        self.batcher = Batcher(client, self.instruments, waiting_max=redis.steps_waiting_max)
+        self.check = check
+        self.payments = RedisPayments(
+            self.batcher,
+            self.keys,
+            jobs_max=redis.jobs_max,
+            outbox_max=redis.outbox_max,
+            cvv_ttl_s=settings.cards.cvv_ttl_s,
+        )
+        self.jobs = RedisJobs(
+            self.batcher, self.keys, self.instruments, consumer=self.owner, one_by_one=is_cluster(client)
+        )
+        self.sealer = AesGcmSealer(parse_keys(settings.cards.keys))
+        self.sampler = Sampler(
+            self.instruments, RedisDepths(self.batcher, self.keys), self.success_rate, self._connections, now_ms
+        )
+        self.surfaces: list[tuple[Surface, int]] = [(self._core(), settings.core.port)] if "http" in roles else []
+        self.worker = self._worker() if "worker" in roles else None
+        self.publisher = self._publisher() if "relay" in roles else None
+        self.relay = self._relay(self.publisher) if self.publisher else None
+        self.reconciler = self._reconciler() if "reconcile" in roles else None
+
+    def application(self, surface: Surface) -> web.Application:
+        """A surface with the ops endpoints and its documentation, on an application of its own."""
+        edge = Edge(surface.name, surface.errors, self.instruments)
+        application = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
+        routes = [*surface.routes(), *self._ops().routes()]
+        docs = Docs(openapi_document(surface, routes))
+        _mount(application, [*routes, *docs.routes()])
+        docs.mount_files(application)
+        return application
+
+    def ops_application(self) -> web.Application:
+        """The ops endpoints alone."""
+        application = web.Application(middlewares=[Edge("ops", {}, self.instruments).middleware()])
+        _mount(application, self._ops().routes())
+        return application
+
+    def _ops(self) -> Ops:
+        return Ops(self.readiness, _scraper(self.instruments.registry))
+
+    def _core(self) -> CoreApi:
+        settings = self.settings
+        return CoreApi(
+            self._accepting(),
+            self.payments,
+            self.guards,
+            Authenticator(settings.auth),
+            wait_max_s=settings.core.wait_max_s,
+            waiters_max=settings.core.waiters_max,
+        )
+
+    def _accepting(self) -> Accepting:
+        users, orders = self.settings.users, self.settings.orders
+        return Accepting(
+            UserService(
+                self._counterparty("user_service", users.guard),
+                users.url,
+                cache_s=users.cache_s,
+                cache_max=users.cache_max,
+            ),
+            OrderService(self._counterparty("order_service", orders.guard), orders.url),
+            self.payments,
+            self.sealer,
+            Fingerprints(parse_fingerprint_secret(self.settings.cards.fingerprint_secret)),
+            PaymentIds(),
+            now_ms,
+            self._admit,
+            redrive_after_s=self.settings.worker.redrive_after_s,
+        )
+
+    def _worker(self) -> Worker:
+        acquirer, worker = self.settings.acquirer, self.settings.worker
+        charging = Charging(
+            self.payments,
+            CardAcquirer(self._counterparty(acquirer.name, acquirer.guard), acquirer.url),
+            self.sealer,
+            self.instruments,
+            now_ms,
+            lease_s=worker.lease_s,
+            on_outcome=self.success_rate.count,
+        )
+        return Worker(self.jobs, charging, concurrency=worker.concurrency, claim_idle_s=worker.claim_idle_s)
+
+    def _relay(self, publisher: KafkaPublisher | EventFile) -> Relay:
+        outbox = RedisOutbox(
+            self.batcher,
+            self.keys,
+            topics={"core": self.settings.events.topic},
+            one_by_one=is_cluster(self.client),
+        )
+        leases = ShardLeases(self.batcher, self.keys, role="relay", owner=self.owner)
+        return Relay(outbox, publisher, leases, self.instruments)
+
+    def _reconciler(self) -> Reconciler:
+        due = RedisDue(self.batcher, self.keys, jobs_max=self.settings.redis.jobs_max)
+        leases = ShardLeases(self.batcher, self.keys, role="reconcile", owner=self.owner)
+        return Reconciler(due, leases, now_ms, redrive_after_s=self.settings.worker.redrive_after_s)
+
+    def _publisher(self) -> KafkaPublisher | EventFile:
+        if self.settings.kafka.brokers:
+            return KafkaPublisher(self.settings.kafka)
+        return EventFile(Path(self.settings.events.file))
+
+    def _counterparty(self, name: str, settings: GuardSettings) -> HttpCounterparty:
+        return HttpCounterparty(self.session, self.guards.add(name, settings), timeout_s=settings.timeout_s)
+
+    def _admit(self) -> None:
+        state = self.readiness.parts()["store"]
+        if state != OK:
+            raise StoreUnavailable("the store is not fit to take payments now")
+
+    def _connections(self) -> int:
+        pool = getattr(self.client, "connection_pool", None)
+        pools = [pool] if pool is not None else [self.client]
+        return sum(count for pool in pools for count, _ in getattr(pool, "get_connection_count", list)())
+
+
+def _mount(application: web.Application, routes: Sequence[Route]) -> None:
+    for route in routes:
+        if route.method == "GET":
+            application.router.add_get(route.path, route.handler)
+        else:
+            application.router.add_route(route.method, route.path, route.handler)
+
+
+def _scraper(registry: CollectorRegistry) -> Callable[[], bytes]:
+    if MULTIPROCESS_DIR not in os.environ:
+        return lambda: prometheus_client.generate_latest(registry)
+
+    def scrape_all() -> bytes:
+        every = CollectorRegistry()
+        prometheus_client.multiprocess.MultiProcessCollector(every)  # type: ignore[no-untyped-call]
+        return prometheus_client.generate_latest(every)
+
+    return scrape_all

@@ -1,0 +1,122 @@
+"""A card acquirer over HTTP. Silence, a broken connection or a 5xx after sending is `Unknown`, never `Declined`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import yarl
+
+from clients.http import HttpCounterparty
+from engine.cards import Card
+from engine.charging import Approved, ChargeRequest, Declined, NeverSeen, NotSent, Outcome, Unknown
+from engine.money import Money
+from resilience.errors import CounterpartyError, Refused
+
+_OK: Final = 200
+_DECLINED: Final = 402
+_NOT_FOUND: Final = 404
+_NOT_SENT_RETRY_S: Final = 1.0
+
+
+class _ChargeBody(msgspec.Struct):
+    """The acquirer's answer about one attempt."""
+
+    id: str
+    attempt: str
+    status: str
+    amount_minor: int | None = None
+    currency: str | None = None
+    decline_code: str = "declined"
+    reason: str = "Declined"
+
+
+_decode = msgspec.json.Decoder(_ChargeBody).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class CardAcquirer:
+    """Charges cards and wallet tokens: `POST {url}/charges`, `GET {url}/charges/{attempt}`."""
+
+    def __init__(self, counterparty: HttpCounterparty, url: str) -> None:
+        self._counterparty = counterparty
+        self._charges = yarl.URL(url.rstrip("/") + "/charges")
+
+    @property
+    def name(self) -> str:
+        """The configured name, as in metrics and records."""
+        return self._counterparty.name
+
+    async def charge(self, request: ChargeRequest) -> Outcome:
+        """Charge once. Repeating with the same attempt id has no second effect at the acquirer."""
+
+        def read(status: int, body: bytes) -> Outcome:
+            if status in (_OK, _DECLINED):
+                return _outcome(body, request.attempt_id, request.amount)
+            # 400, 409, 3xx: it answered, but not about the money.
+            return Unknown(f"{self.name} answered {status}")
+
+        headers = {"Idempotency-Key": request.attempt_id, "Content-Type": "application/json"}
+        try:
+            # Not repeated by the guard, though the acquirer dedupes: what became of it is a question, asked later.
+            return await self._counterparty.call(
+                "POST", self._charges, read, body=_body(request), headers=headers, idempotent=False
+            )
+        except CounterpartyError as error:
+            return _trouble(error)
+
+    async def find(self, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
+        """What became of an attempt. `NotSent` here means that the question was not sent."""
+
+        def read(status: int, body: bytes) -> Outcome | NeverSeen:
+            if status == _NOT_FOUND:
+                return NeverSeen()
+            if status in (_OK, _DECLINED):
+                return _outcome(body, attempt_id, amount)
+            return Unknown(f"{self.name} answered {status}")
+
+        try:
+            return await self._counterparty.call("GET", self._charges / attempt_id, read, idempotent=True)
+        except CounterpartyError as error:
+            return _trouble(error)
+
+
+def _trouble(error: CounterpartyError) -> Outcome:
+    if error.sent:
+        return Unknown(str(error))
+    retry_after_s = error.retry_after_s if isinstance(error, Refused) else _NOT_SENT_RETRY_S
+    return NotSent(str(error), retry_after_s)
+
+
+def _outcome(body: bytes, attempt_id: str, amount: Money) -> Outcome:
+    answer = _decode(body)
+    if answer.attempt != attempt_id:
+        raise ValueError("an answer about another attempt")
+    match answer.status:
+        case "approved":
+            if (answer.amount_minor, answer.currency) != (amount.minor, amount.currency):
+                raise ValueError("approved another amount")
+            return Approved(answer.id)
+        case "declined":
+            return Declined(answer.decline_code, answer.reason)
+        case _:
+            raise ValueError("neither approved nor declined")
+
+
+def _body(request: ChargeRequest) -> bytes:
+    body: dict[str, object] = {
+        "amount_minor": request.amount.minor,
+        "currency": request.amount.currency,
+        "reference": request.payment_id,
+    }
+    match request.instrument:
+        case Card() as card:
+            body["card"] = {
+                "number": card.pan.reveal(),
+                "expiry_month": card.expiry_month,
+                "expiry_year": card.expiry_year,
+                "cvv": None if card.cvv is None else card.cvv.reveal(),
+            }
+        case token:
+            body["wallet_token"] = token.reveal()
+    return _encode(body)

@@ -1,0 +1,64 @@
+"""Ends an aiokafka producer that may never end by itself.
+
+`AIOKafkaProducer.stop()` flushes first, and an idempotent batch never expires: while all brokers are down it waits for
+ever, and cancelling it leaves its tasks and sockets behind. So whatever a producer runs is found and cancelled here,
+and its sockets are dropped. This module knows aiokafka's insides so that no other has to; the tests count tasks and
+file descriptors, and notice when those insides change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+_TASKS_END_S = 1.0
+
+
+async def abort(producer: AIOKafkaProducer, broken: BaseException | None = None) -> None:
+    """Cancels the producer's tasks and drops its connections, without a word to the broker.
+
+    What it was still sending may or may not be delivered. `broken` is what `start()` raised, if it did.
+    Everything is let go before the first await, so being cancelled here leaks nothing.
+    """
+    producer._closed = True  # else its __del__ complains that stop() was not called
+    tasks = _tasks_of(producer)
+    for task in tasks:
+        task.cancel()
+    connections = [*producer.client._conns.values(), *_connections_in(broken)]
+    closed = [future for future in map(_drop, connections) if future is not None]
+    if tasks or closed:
+        await asyncio.wait([*tasks, *closed], timeout=_TASKS_END_S)
+
+
+def _tasks_of(producer: AIOKafkaProducer) -> list[asyncio.Task[Any]]:
+    """The tasks whose outermost call is a method of the producer's parts; aiokafka keeps no list of them."""
+    parts = (producer._sender, producer._message_accumulator, producer.client)
+    current = asyncio.current_task()
+    found = []
+    for task in asyncio.all_tasks():
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if task is not current and frame is not None:
+            owner = frame.f_locals.get("self")
+            if any(owner is part for part in parts):
+                found.append(task)
+    return found
+
+
+def _connections_in(broken: BaseException | None) -> list[Any]:
+    """The bootstrap connection that a cancelled `start()` forgot: only the traceback still knows it."""
+    if broken is None:
+        return []
+    frames = (frame for frame, _ in traceback.walk_tb(broken.__traceback__))
+    found = [frame.f_locals.get("bootstrap_conn") for frame in frames if frame.f_code.co_name == "bootstrap"]
+    return [connection for connection in found if connection is not None]
+
+
+def _drop(connection: Any) -> asyncio.Future[None] | None:
+    if connection._writer is not None:
+        # A plain close waits until a peer that does not read has read everything.
+        connection._writer.transport.abort()
+    closed: asyncio.Future[None] | None = connection.close()
+    return closed

@@ -1,0 +1,148 @@
+"""Cards: checked on the way in, sealed while an attempt needs them, shown as brand and last four only."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+import msgspec
+
+from engine.errors import PaymentMethodRefused
+from engine.ids import PaymentId
+
+_DIGITS: Final = re.compile(r"[0-9]{12,19}\Z")
+_CVV: Final = re.compile(r"[0-9]{3,4}\Z")
+_MONTH: Final = re.compile(r"(0?[1-9]|1[0-2])\Z")
+_YEAR: Final = re.compile(r"2[0-9]{3}\Z")
+_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_BRANDS: Final = (
+    ("visa", re.compile(r"4")),
+    ("mastercard", re.compile(r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720")),
+    ("amex", re.compile(r"3[47]")),
+    ("discover", re.compile(r"6011|64[4-9]|65")),
+    ("diners", re.compile(r"30[0-5]|3[689]")),
+    ("jcb", re.compile(r"35(2[89]|[3-8])")),
+    ("unionpay", re.compile(r"62")),
+)
+
+
+class Secret:
+    """Text that hides itself: its `repr` and `str` show the kind and at most the last four characters."""
+
+    __slots__ = ("_shown", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._shown = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(****{self._text[-self._shown :] if self._shown else ''})"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._text))
+
+    def reveal(self) -> str:
+        """The text itself. Call it only where the text goes into a seal or to the acquirer."""
+        return self._text
+
+
+class Pan(Secret):
+    """A primary account number: 12 to 19 digits that pass Luhn's check."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        if not _DIGITS.match(text) or not _luhn(text):
+            raise PaymentMethodRefused("cardNumber is not a card number", field="paymentMethod.cardNumber")
+        super().__init__(text)
+        self._shown = 4
+
+    @property
+    def last4(self) -> str:
+        """The last four digits."""
+        return self._text[-4:]
+
+    @property
+    def brand(self) -> str:
+        """The card scheme by the number's first digits, `unknown` if none claims them."""
+        return next((brand for brand, first in _BRANDS if first.match(self._text)), "unknown")
+
+
+class Cvv(Secret):
+    """A card verification value: three or four digits. Never stored after the first settled attempt."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        if not _CVV.match(text):
+            raise PaymentMethodRefused("cvv must be 3 or 4 digits", field="paymentMethod.cvv")
+        super().__init__(text)
+
+
+class WalletToken(Secret):
+    """A wallet's payment token: 8 to 512 visible characters."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        if not 8 <= len(text) <= 512 or not text.isascii() or not text.isprintable() or " " in text:
+            raise PaymentMethodRefused("token must be 8 to 512 visible characters", field="paymentMethod.token")
+        super().__init__(text)
+
+
+class Card(msgspec.Struct, frozen=True):
+    """A card to be charged."""
+
+    pan: Pan
+    expiry_month: int
+    expiry_year: int
+    cvv: Cvv | None
+
+
+Instrument = Card | WalletToken
+"""What money is taken from."""
+
+
+class SealedInstrument(msgspec.Struct, frozen=True):
+    """An instrument that only the sealing keys can open. The CVV is apart, because it must go earlier."""
+
+    body: bytes
+    cvv: bytes | None
+
+
+class Sealer(Protocol):
+    """Seals and opens instruments; a sealed instrument is bound to its payment."""
+
+    def seal(self, payment_id: PaymentId, instrument: Instrument) -> SealedInstrument:
+        """Encrypt, bound to the payment id."""
+        ...
+
+    def open(self, payment_id: PaymentId, sealed: SealedInstrument) -> Instrument:
+        """Decrypt; raises `SealBroken` when the key is gone or the text was changed."""
+        ...
+
+
+class SealBroken(Exception):
+    """A sealed instrument cannot be opened: its key is not configured, or it was tampered with."""
+
+
+def parse_expiry(month: str, year: str, *, today: tuple[int, int]) -> tuple[int, int]:
+    """Month and year of a card's end; `today` is (year, month). A card is good through its last month."""
+    if not _MONTH.match(month):
+        raise PaymentMethodRefused("expiryMonth must be 01 to 12", field="paymentMethod.expiryMonth")
+    if not _YEAR.match(year):
+        raise PaymentMethodRefused("expiryYear must have four digits", field="paymentMethod.expiryYear")
+    if (int(year), int(month)) < today:
+        raise PaymentMethodRefused("the card has expired", field="paymentMethod.expiryYear")
+    return int(month), int(year)
+
+
+def _luhn(digits: str) -> bool:
+    """ISO/IEC 7812-1 annex B."""
+    total = sum(map(int, digits[-1::-2])) + sum([_DOUBLED[int(digit)] for digit in digits[-2::-2]])
+    return total % 10 == 0

@@ -1,0 +1,156 @@
+"""Refusals: every one has a code that is part of the API, the facts, and advice on trying again.
+
+The code is for programs, the message for people; nobody parses messages.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Retry = Literal["never", "same_key", "new_key", "after"]
+
+
+class EngineError(Exception):
+    """Something the engine refuses or cannot do now. Nothing that moves money was written."""
+
+    code: ClassVar[str] = "INTERNAL"
+    retry: ClassVar[Retry] = "never"
+
+    def __init__(self, message: str, **details: str | int | None) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class AmountRefused(EngineError):
+    """The amount or its currency cannot be taken."""
+
+    code = "INVALID_AMOUNT"
+
+    def __init__(self, message: str, *, field: str = "amount") -> None:
+        super().__init__(message, field=field)
+
+
+class PaymentMethodRefused(EngineError):
+    """The payment method is of no known kind, or its fields cannot be right."""
+
+    code = "PAY_001"
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message, field=field)
+
+
+class UserNotFound(EngineError):
+    """The user service does not know the user."""
+
+    code = "USER_004"
+
+
+class UserInactive(EngineError):
+    """The user exists but may not pay."""
+
+    code = "USER_INACTIVE"
+
+
+class OrderNotFound(EngineError):
+    """The order service does not know the order, or it is somebody else's."""
+
+    code = "ORDER_003"
+
+
+class AlreadyProcessed(EngineError):
+    """The order is cancelled, paid, or has a payment that is live or completed."""
+
+    code = "PAY_003"
+
+
+class OrderMismatch(EngineError):
+    """The amount or the currency is not the order's."""
+
+    code = "ORDER_MISMATCH"
+
+
+class PaymentNotFound(EngineError):
+    """There is no such payment, or it is somebody else's."""
+
+    code = "PAYMENT_NOT_FOUND"
+
+
+class NotYourUser(EngineError):
+    """The caller's token does not let it pay for this user."""
+
+    code = "FORBIDDEN"
+
+
+class KeyReused(EngineError):
+    """The idempotency key was used before with another request."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+    retry = "new_key"
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"this Idempotency-Key was used with another request: {field} differs", field=field)
+
+
+class KeyNotFound(EngineError):
+    """The caller has used no such idempotency key."""
+
+    code = "IDEMPOTENCY_KEY_NOT_FOUND"
+
+
+class IllegalMove(EngineError):
+    """The payment's status does not allow this step."""
+
+    code = "ILLEGAL_MOVE"
+
+    def __init__(self, status: str, wanted: str, allowed: tuple[str, ...]) -> None:
+        ways = ", ".join(allowed) or "nothing"
+        super().__init__(
+            f"a payment that is {status} cannot become {wanted}; it can become {ways}",
+            status=status,
+            allowed=", ".join(allowed),
+        )
+
+
+class TryLater(EngineError):
+    """Cannot be done now; the same request may succeed after `retry_after_s` seconds."""
+
+    retry: ClassVar[Retry] = "after"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, **details: str | int | None) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
+
+
+class UserServiceUnavailable(TryLater):
+    """The user service cannot be asked: its circuit is open, it is down, or it is too slow."""
+
+    code = "USER_SERVICE_UNAVAILABLE"
+
+
+class OrderServiceUnavailable(TryLater):
+    """The order service cannot be asked: its circuit is open, it is down, or it is too slow."""
+
+    code = "ORDER_SERVICE_UNAVAILABLE"
+
+
+class BadUpstreamAnswer(TryLater):
+    """A counterparty answered with something that is not what it promised."""
+
+    code = "BAD_UPSTREAM_ANSWER"
+
+
+class StoreUnavailable(TryLater):
+    """Redis did not confirm the step. It may have happened: repeat with the same Idempotency-Key."""
+
+    code = "STORE_UNAVAILABLE"
+    retry = "same_key"
+
+
+class Overloaded(TryLater):
+    """A named bound is reached; nothing was written."""
+
+    code = "OVERLOADED"
+
+    def __init__(self, bound: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(f"{bound} is full", retry_after_s=retry_after_s, bound=bound)
+        self.bound = bound

@@ -1,0 +1,66 @@
+"""Ids and time. A payment id is a ULID and the shard that holds it, so any of its keys is found from the id."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Final, NewType
+from zlib import crc32
+
+PaymentId = NewType("PaymentId", str)
+
+Clock = Callable[[], int]
+"""Milliseconds since 1970, UTC."""
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
+_PAYMENT_ID: Final = re.compile(rf"pay-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
+
+
+def now_ms() -> int:
+    """The wall clock, in whole milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def _base32(value: int, pairs: int) -> str:
+    """`value` in Crockford's base 32, two characters a pair, most significant first."""
+    return "".join([_PAIRS[(value >> (10 * place)) & 0x3FF] for place in range(pairs - 1, -1, -1)])
+
+
+class PaymentIds:
+    """Mints payment ids: `pay-`, a 26-character lower-case ULID, two hex digits of the shard.
+
+    Ids sort by the millisecond of their making, which the lists by user rely on.
+    """
+
+    def __init__(self, clock: Clock = now_ms, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    def mint(self, shard: int) -> PaymentId:
+        """A new id for a payment that lives in `shard`."""
+        ulid = (self._clock() << 80) | int.from_bytes(self._random_bytes(10), "big")
+        return PaymentId(f"pay-{_base32(ulid, 13)}{shard:02x}")
+
+
+def is_payment_id(text: str) -> bool:
+    """Whether `text` has the form of a payment id."""
+    return _PAYMENT_ID.match(text) is not None
+
+
+def shard_of_payment(payment_id: PaymentId) -> int:
+    """The shard that the id names."""
+    return int(payment_id[-2:], 16)
+
+
+def shard_of(text: str, shards: int) -> int:
+    """The shard of anything that is found by its own name: an order, an idempotency key."""
+    return crc32(text.encode()) % shards
+
+
+def rfc3339(ms: int) -> str:
+    """A time as users see it: UTC, milliseconds, `Z`."""
+    seconds, rest = divmod(ms, 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:03d}Z"

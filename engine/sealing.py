@@ -1,0 +1,112 @@
+"""Sealing instruments at rest: AES-256-GCM, the key's id beside, bound to the payment."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from engine.cards import Card, Cvv, Instrument, Pan, SealBroken, SealedInstrument, WalletToken
+from engine.ids import PaymentId
+
+_NONCE_BYTES: Final = 12
+
+
+class CardsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The secrets for cards. They come from the environment, never from a file in a repository.
+
+    `keys`: `id:base64 of 32 bytes`, several divided by commas; the first one seals, all of them open.
+    `fingerprint_secret`: base64 of at least 32 bytes; it must stay the same as long as idempotency keys live.
+    """
+
+    keys: str = ""
+    fingerprint_secret: str = ""
+    cvv_ttl_s: int = 900
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cvv_ttl_s <= 3600:
+            raise ValueError("cards.cvv_ttl_s must be 1 to 3600")
+        if self.keys:
+            parse_keys(self.keys)
+        if self.fingerprint_secret:
+            parse_fingerprint_secret(self.fingerprint_secret)
+
+    def __repr__(self) -> str:
+        return "CardsSettings(…)"
+
+
+def parse_keys(text: str) -> dict[str, bytes]:
+    """Key ids and keys, the sealing one first. Raises `ValueError` without quoting the keys."""
+    keys: dict[str, bytes] = {}
+    for part in text.split(","):
+        key_id, _, encoded = part.strip().partition(":")
+        key = _decoded(encoded)
+        if not 1 <= len(key_id) <= 32 or not key_id.isascii() or len(key) != 32:
+            raise ValueError("cards.keys must be `id:base64 of 32 bytes`, several divided by commas")
+        keys[key_id] = key
+    return keys
+
+
+def parse_fingerprint_secret(text: str) -> bytes:
+    """At most 64 bytes of the secret. Raises `ValueError` without quoting it."""
+    secret = _decoded(text)
+    if len(secret) < 32:
+        raise ValueError("cards.fingerprint_secret must be base64 of at least 32 bytes")
+    return secret[:64]
+
+
+class AesGcmSealer:
+    """Seals with the first key, opens with any."""
+
+    def __init__(self, keys: dict[str, bytes]) -> None:
+        self._ciphers = {key_id.encode(): AESGCM(key) for key_id, key in keys.items()}
+        self._sealing_id = next(iter(self._ciphers))
+
+    def seal(self, payment_id: PaymentId, instrument: Instrument) -> SealedInstrument:
+        """Encrypt, bound to the payment id."""
+        match instrument:
+            case Card(cvv=cvv) as card:
+                body = f"card:{card.pan.reveal()}:{card.expiry_month}:{card.expiry_year}"
+                code = None if cvv is None else self._seal(f"{payment_id}:cvv", cvv.reveal())
+                return SealedInstrument(self._seal(f"{payment_id}:body", body), code)
+            case token:
+                return SealedInstrument(self._seal(f"{payment_id}:body", f"wallet:{token.reveal()}"), None)
+
+    def open(self, payment_id: PaymentId, sealed: SealedInstrument) -> Instrument:
+        """Decrypt; raises `SealBroken` when it is missing, its key is gone, or it was changed or moved."""
+        kind, _, rest = self._open(f"{payment_id}:body", sealed.body).partition(":")
+        if kind == "wallet":
+            return WalletToken(rest)
+        pan, month, year = rest.split(":")
+        cvv = None if sealed.cvv is None else Cvv(self._open(f"{payment_id}:cvv", sealed.cvv))
+        return Card(Pan(pan), int(month), int(year), cvv)
+
+    def _seal(self, bound_to: str, text: str) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = self._ciphers[self._sealing_id].encrypt(nonce, text.encode(), bound_to.encode())
+        return bytes((len(self._sealing_id),)) + self._sealing_id + nonce + sealed
+
+    def _open(self, bound_to: str, sealed: bytes) -> str:
+        if not sealed:
+            raise SealBroken("the sealed instrument is gone")
+        end = 1 + sealed[0]
+        cipher = self._ciphers.get(sealed[1:end])
+        if cipher is None:
+            raise SealBroken("its key is not configured")
+        nonce, text = sealed[end : end + _NONCE_BYTES], sealed[end + _NONCE_BYTES :]
+        try:
+            return cipher.decrypt(nonce, text, bound_to.encode()).decode()
+        except (InvalidTag, ValueError):
+            raise SealBroken("it was changed, or belongs to another payment") from None
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""

@@ -1,0 +1,114 @@
+"""Connections to Redis: one server, a primary behind Sentinel, or a cluster, by the form of the URL."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from redis.asyncio import BlockingConnectionPool, Redis, SentinelConnectionPool
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from engine.store.batch import RedisClient
+
+
+class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the dataset is and what is asked of it.
+
+    `url`: `redis://host:6379/0`, `rediss://…` (TLS), `unix:///path.sock`,
+    `redis+sentinel://host:26379,host2:26379/service`, `redis+cluster://host:7000,host2:7001`.
+    """
+
+    url: str = ""
+    durability: Literal["strict", "relaxed"] = "strict"
+    shards: int = 16
+    timeout_s: float = 2.0
+    connections_max: int = 8
+    steps_waiting_max: int = 4096
+    jobs_max: int = 100_000
+    outbox_max: int = 200_000
+    check_every_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for key, low, high in (
+            ("shards", 1, 256),
+            ("timeout_s", 0.05, 60),
+            ("connections_max", 2, 1000),
+            ("steps_waiting_max", 16, 1_000_000),
+            ("jobs_max", 16, 100_000_000),
+            ("outbox_max", 16, 100_000_000),
+            ("check_every_s", 0.1, 60),
+        ):
+            if not low <= getattr(self, key) <= high:
+                raise ValueError(f"redis.{key} must be {low} to {high}")
+
+
+def connect(settings: RedisSettings) -> RedisClient:
+    """A client that retries nothing: a lost answer to a write is an unknown outcome, and the store decides.
+
+    Opens no connection yet; the caller closes it. Raises `ValueError` for a URL of an unknown form.
+    """
+    # redis-py's own default is ten retries of every command, writes too.
+    retry = Retry(NoBackoff(), 0)
+    scheme = urlsplit(settings.url).scheme
+    if scheme in ("redis", "rediss", "unix"):
+        pool = BlockingConnectionPool.from_url(
+            settings.url,
+            max_connections=settings.connections_max,
+            timeout=settings.timeout_s,
+            socket_timeout=settings.timeout_s,
+            socket_connect_timeout=settings.timeout_s,
+            retry=retry,
+        )
+        return Redis.from_pool(pool)
+    if scheme == "redis+sentinel":
+        return _sentinel(settings, retry)
+    if scheme == "redis+cluster":
+        return _cluster(settings, retry)
+    raise ValueError("redis.url must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+
+
+def is_cluster(client: RedisClient) -> bool:
+    """Whether keys live on several nodes, so that one command may not ask several shards."""
+    return isinstance(client, RedisCluster)
+
+
+def _sentinel(settings: RedisSettings, retry: Retry) -> Redis:
+    parts = urlsplit(settings.url)
+    service = parts.path.strip("/")
+    if not service:
+        raise ValueError("redis.url needs the service name: redis+sentinel://host:26379/mymaster")
+    timeouts = {"socket_timeout": settings.timeout_s, "socket_connect_timeout": settings.timeout_s}
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        _hosts(settings.url, 26379), sentinel_kwargs=dict(timeouts)
+    )
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        service, sentinel, max_connections=settings.connections_max, retry=retry, **timeouts, **_login(settings.url)
+    )
+    return Redis.from_pool(pool)
+
+
+def _cluster(settings: RedisSettings, retry: Retry) -> RedisCluster:
+    return RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in _hosts(settings.url, 7000)],
+        max_connections=settings.connections_max,
+        socket_timeout=settings.timeout_s,
+        socket_connect_timeout=settings.timeout_s,
+        retry=retry,
+        **_login(settings.url),
+    )
+
+
+def _hosts(url: str, port: int) -> list[tuple[str, int]]:
+    hosts = urlsplit(url).netloc.rpartition("@")[2]
+    return [(host.rpartition(":")[0] or host, int(host.rpartition(":")[2] or port)) if ":" in host else (host, port)
+            for host in hosts.split(",")]  # fmt: skip
+
+
+def _login(url: str) -> dict[str, Any]:
+    user, _, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
+    given = {"username": unquote(user), "password": unquote(password)}
+    return {key: value for key, value in given.items() if value}

@@ -1,0 +1,82 @@
+"""The names of every Redis key. All keys of one payment carry the hash tag of its shard, `{pNN}`.
+
+One step therefore touches one slot, and the same code runs on one Redis, on Sentinel and on Redis Cluster.
+"""
+
+from __future__ import annotations
+
+from engine.ids import PaymentId, shard_of_payment
+
+DATASET = "payments:dataset"
+"""The marker of a dataset: a hash with its id, format and number of shards."""
+
+JOBS_GROUP = "workers"
+
+
+class ShardKeys:
+    """The keys that a shard has once."""
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+        self.tag = f"{{p{shard:02x}}}"
+        self.jobs = f"{self.tag}:jobs"
+        self.outbox = f"{self.tag}:outbox"
+        self.due = f"{self.tag}:due"
+        self.unknown = f"{self.tag}:unknown"
+        self.balances = f"{self.tag}:balances"
+        self._payment = f"{self.tag}:payment:"
+        self._card = f"{self.tag}:card:"
+        self._cvv = f"{self.tag}:cvv:"
+        self._ledger = f"{self.tag}:ledger:"
+        self._events = f"{self.tag}:events:"
+        self._order = f"{self.tag}:order:"
+        self._user = f"{self.tag}:user:"
+        self._key = f"{self.tag}:key:"
+        self._lease = f"{self.tag}:lease:"
+
+    def payment(self, payment_id: str) -> str:
+        """String: the payment's record as JSON."""
+        return self._payment + payment_id
+
+    def card(self, payment_id: str) -> str:
+        """String: the sealed instrument, until the charge is settled."""
+        return self._card + payment_id
+
+    def cvv(self, payment_id: str) -> str:
+        """String with a time to live: the sealed CVV."""
+        return self._cvv + payment_id
+
+    def ledger(self, payment_id: str) -> str:
+        """List: the payment's ledger transactions as JSON."""
+        return self._ledger + payment_id
+
+    def events(self, payment_id: str) -> str:
+        """List: the bodies of the payment's events, in sequence."""
+        return self._events + payment_id
+
+    def order(self, order_id: str) -> str:
+        """String: the id of the payment that has claimed the order, while it is live or completed."""
+        return self._order + order_id
+
+    def user(self, user_id: str) -> str:
+        """Sorted set, all scores 0: the user's payment ids of this shard, which sort by time."""
+        return self._user + user_id
+
+    def idempotency(self, digest: str) -> str:
+        """String: the record of an idempotency key."""
+        return self._key + digest
+
+    def lease(self, role: str) -> str:
+        """String with a time to live: the process that does `role` for this shard."""
+        return self._lease + role
+
+
+class Keys:
+    """The keys of a dataset of `shards` shards."""
+
+    def __init__(self, shards: int) -> None:
+        self.shards = tuple(ShardKeys(shard) for shard in range(shards))
+
+    def of(self, payment_id: PaymentId) -> ShardKeys:
+        """The shard that holds the payment. Raises `IndexError` for an id of another dataset's shard."""
+        return self.shards[shard_of_payment(payment_id)]

@@ -1,0 +1,297 @@
+"""The core surface: payments for orders, accepted at once, charged by workers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import msgspec
+from aiohttp import web
+
+from engine import context, errors
+from engine.accepting import Accepted, Accepting, Caller
+from engine.errors import PaymentNotFound
+from engine.idempotency import is_key
+from engine.ids import PaymentId, is_payment_id
+from engine.payment import Payment
+from handlers.auth import Authenticator
+from handlers.core_types import (
+    CreatePayment,
+    EventsView,
+    KeyView,
+    PaymentsPage,
+    PaymentView,
+    key_view,
+    payment_view,
+)
+from handlers.http import HttpRefused, decode, read_body, reply
+from handlers.routes import ErrorTable, Param, Route
+from resilience.status import BreakerStatus
+
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,4})(?:$|[,;\s])", re.IGNORECASE)
+_PAGE_DEFAULT: Final = 10
+_PAGE_MAX: Final = 100
+_POLL_FIRST_S: Final = 0.01
+_POLL_MAX_S: Final = 0.2
+
+ERRORS: Final[ErrorTable] = {
+    errors.AmountRefused: 422,
+    errors.PaymentMethodRefused: 422,
+    errors.UserNotFound: 404,
+    errors.UserInactive: 422,
+    errors.OrderNotFound: 404,
+    errors.AlreadyProcessed: 409,
+    errors.OrderMismatch: 422,
+    errors.PaymentNotFound: 404,
+    errors.NotYourUser: 403,
+    errors.KeyReused: 422,
+    errors.KeyNotFound: 404,
+    errors.IllegalMove: 409,
+    errors.UserServiceUnavailable: 503,
+    errors.OrderServiceUnavailable: 503,
+    errors.BadUpstreamAnswer: 502,
+    errors.StoreUnavailable: 503,
+    errors.Overloaded: 503,
+}
+
+
+class PaymentReader(Protocol):
+    """The reads that need no use case."""
+
+    async def of_user(self, user_id: str, *, limit: int, before: PaymentId | None) -> list[Payment]: ...
+    async def events_of(self, payment_id: PaymentId) -> list[bytes]: ...
+
+
+class Breakers(Protocol):
+    """The guards of all counterparties."""
+
+    def statuses(self) -> Mapping[str, BreakerStatus]: ...
+
+
+class BreakerView(msgspec.Struct):
+    """A circuit as the contract shows it first, with more beside it.
+
+    This process's view: every process keeps its own, so that one's trouble is not everybody's.
+    """
+
+    state: str
+    failure_count: int
+    last_failure: str | None
+    retry_after_s: float | None
+    trials_in_flight: int
+    window_calls: int
+    window_failure_rate: float
+    window_slow_rate: float
+
+
+class CoreApi:
+    """Payment Service of the core contract."""
+
+    name = "core"
+    title = "Payment Service"
+    errors = ERRORS
+
+    def __init__(
+        self,
+        accepting: Accepting,
+        reader: PaymentReader,
+        breakers: Breakers,
+        auth: Authenticator,
+        *,
+        wait_max_s: int = 30,
+        waiters_max: int = 1000,
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._accepting = accepting
+        self._reader = reader
+        self._breakers = breakers
+        self._auth = auth
+        self._wait_max_s = wait_max_s
+        self._waiters_left = waiters_max
+        self._utc_now = utc_now
+        self._decoder = msgspec.json.Decoder(CreatePayment)
+
+    def routes(self) -> list[Route]:
+        """What it offers."""
+        return [
+            Route(
+                "POST", "/api/payments", self.create, "Pay an order",
+                {201: PaymentView}, body=CreatePayment, params=(_KEY, _PREFER),
+                errors=(
+                    errors.AmountRefused, errors.PaymentMethodRefused, errors.UserNotFound, errors.UserInactive,
+                    errors.OrderNotFound, errors.AlreadyProcessed, errors.OrderMismatch, errors.NotYourUser,
+                    errors.KeyReused, errors.UserServiceUnavailable, errors.OrderServiceUnavailable,
+                    errors.BadUpstreamAnswer, errors.StoreUnavailable, errors.Overloaded,
+                ),
+            ),
+            Route(
+                "GET", "/api/payments/user/{user_id}", self.of_user, "A user's payments, newest first",
+                {200: PaymentsPage}, params=(_LIMIT, _CURSOR), errors=_READ,
+            ),
+            Route("GET", "/api/payments/{payment_id}", self.get, "A payment", {200: PaymentView}, errors=_READ),
+            Route(
+                "GET", "/api/payments/{payment_id}/events", self.events, "A payment's events",
+                {200: EventsView}, errors=_READ,
+            ),
+            Route(
+                "GET", "/api/idempotency-keys/{key}", self.key, "What became of an idempotency key",
+                {200: KeyView}, errors=(errors.KeyNotFound, errors.StoreUnavailable, errors.Overloaded),
+            ),
+            Route(
+                "GET", "/api/circuit-breaker/status", self.breaker_status, "The circuits to all counterparties",
+                {200: dict[str, BreakerView]}, auth=False, tag="operations",
+            ),
+        ]  # fmt: skip
+
+    async def create(self, request: web.Request) -> web.Response:
+        """`POST /api/payments`."""
+        caller = self._auth.caller(request)
+        key = _idempotency_key(request)
+        wanted = _decode_wanted(await read_body(request), self._decoder)
+        now = self._utc_now()
+        command = wanted.to_command(context.current(), (now.year, now.month))
+        accepted, applied = await self._wait(await self._accepting.accept(command, caller, key), caller, request)
+        return reply(201, payment_view(accepted.payment), _created_headers(accepted, applied))
+
+    async def get(self, request: web.Request) -> web.Response:
+        """`GET /api/payments/{payment_id}`."""
+        caller = self._auth.caller(request)
+        payment = await self._accepting.find(request.match_info["payment_id"], caller)
+        return reply(200, payment_view(payment))
+
+    async def of_user(self, request: web.Request) -> web.Response:
+        """`GET /api/payments/user/{user_id}`."""
+        caller = self._auth.caller(request)
+        user_id = request.match_info["user_id"]
+        limit, before = _page(request)
+        if not caller.may_act_for(user_id):
+            raise PaymentNotFound("no such user's payments")
+        # One more than asked for tells whether there is a next page.
+        payments = await self._reader.of_user(user_id, limit=limit + 1, before=before)
+        page = payments[:limit]
+        cursor = urlsafe_b64encode(page[-1].id.encode()).decode() if len(payments) > limit else None
+        return reply(200, PaymentsPage([payment_view(payment) for payment in page], cursor))
+
+    async def events(self, request: web.Request) -> web.Response:
+        """`GET /api/payments/{payment_id}/events`."""
+        caller = self._auth.caller(request)
+        payment = await self._accepting.find(request.match_info["payment_id"], caller)
+        bodies = await self._reader.events_of(payment.id)
+        return reply(200, {"events": [msgspec.Raw(body) for body in bodies]})
+
+    async def key(self, request: web.Request) -> web.Response:
+        """`GET /api/idempotency-keys/{key}`."""
+        caller = self._auth.caller(request)
+        key = request.match_info["key"]
+        state = await self._accepting.key_state(caller, key)
+        return reply(200, key_view(key, state))
+
+    async def breaker_status(self, request: web.Request) -> web.Response:
+        """`GET /api/circuit-breaker/status`."""
+        return reply(200, {name: _breaker_view(status) for name, status in self._breakers.statuses().items()})
+
+    async def _wait(self, accepted: Accepted, caller: Caller, request: web.Request) -> tuple[Accepted, int]:
+        """Honour `Prefer: wait=N` (RFC 7240): look until the payment has ended or the time is over."""
+        wanted = _WAIT.search(",".join(request.headers.getall("Prefer", ())))
+        seconds = min(int(wanted.group(1)), self._wait_max_s) if wanted else 0
+        if not seconds or not self._waiters_left:
+            return accepted, 0
+        self._waiters_left -= 1
+        try:
+            payment = accepted.payment
+            loop = asyncio.get_running_loop()
+            until, pause_s = loop.time() + seconds, _POLL_FIRST_S
+            while not payment.ended and loop.time() < until:
+                await asyncio.sleep(min(pause_s, max(0.0, until - loop.time())))
+                pause_s = min(pause_s * 1.5, _POLL_MAX_S)
+                try:
+                    payment = await self._accepting.find(payment.id, caller)
+                except errors.TryLater:
+                    # It is accepted; only looking failed.
+                    break
+            return Accepted(payment, accepted.replayed), seconds
+        finally:
+            self._waiters_left += 1
+
+
+_READ: Final = (errors.PaymentNotFound, errors.StoreUnavailable, errors.Overloaded)
+_KEY: Final = Param(
+    "Idempotency-Key", "header",
+    {"type": "string", "minLength": 1, "maxLength": 255},
+    "The same key and body is the same payment; the same key and another body is refused.",
+)  # fmt: skip
+_PREFER: Final = Param(
+    "Prefer", "header", {"type": "string"}, "`wait=5`: answer when the payment has ended, after 5 seconds at most."
+)
+_LIMIT: Final = Param(
+    "limit", "query", {"type": "integer", "minimum": 1, "maximum": _PAGE_MAX, "default": _PAGE_DEFAULT}, "Page size."
+)
+_CURSOR: Final = Param("cursor", "query", {"type": "string"}, "`next_cursor` of the page before.")
+
+
+def _decode_wanted(body: bytes, decoder: msgspec.json.Decoder[CreatePayment]) -> CreatePayment:
+    try:
+        return decode(body, decoder)
+    except HttpRefused as refused:
+        if str(refused.details.get("field", "")).startswith("paymentMethod"):
+            raise errors.PaymentMethodRefused(str(refused), field=refused.details["field"]) from None
+        raise
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    keys: Sequence[str] = request.headers.getall("Idempotency-Key", ())
+    if not keys:
+        return None
+    if len(keys) > 1 or not is_key(keys[0]):
+        raise HttpRefused(
+            400, "INVALID_IDEMPOTENCY_KEY", "Idempotency-Key must be 1 to 255 printable ASCII characters, once"
+        )
+    return keys[0]
+
+
+def _created_headers(accepted: Accepted, waited_s: int) -> dict[str, str]:
+    headers = {"Location": f"/api/payments/{accepted.payment.id}"}
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    if waited_s:
+        headers["Preference-Applied"] = f"wait={waited_s}"
+    return headers
+
+
+def _page(request: web.Request) -> tuple[int, PaymentId | None]:
+    text = request.query.get("limit", str(_PAGE_DEFAULT))
+    limit = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
+    if not 1 <= limit <= _PAGE_MAX:
+        raise HttpRefused(422, "INVALID_REQUEST", f"limit must be 1 to {_PAGE_MAX}", details={"field": "limit"})
+    cursor = request.query.get("cursor")
+    if cursor is None:
+        return limit, None
+    try:
+        before = urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
+    except ValueError:
+        before = ""
+    if not is_payment_id(before):
+        raise HttpRefused(422, "INVALID_REQUEST", "cursor is not one of ours", details={"field": "cursor"})
+    return limit, PaymentId(before)
+
+
+def _breaker_view(status: BreakerStatus) -> BreakerView:
+    last = status.last_failure
+    return BreakerView(
+        state=status.state,
+        failure_count=status.failure_count,
+        last_failure=None if last is None else _time(last),
+        retry_after_s=status.retry_after_s,
+        trials_in_flight=status.trials_in_flight,
+        window_calls=status.window_calls,
+        window_failure_rate=status.window_failure_rate,
+        window_slow_rate=status.window_slow_rate,
+    )
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,238 @@
+"""What every surface shares of HTTP: reading bodies, writing answers, and turning errors into answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+from prometheus_client import Counter, Histogram
+
+from engine import context
+from engine.errors import EngineError, Retry, TryLater
+from handlers.routes import ErrorTable, Handler
+from metrics.instruments import Instruments
+
+T = TypeVar("T")
+
+BODY_BYTES_MAX: Final = 64 * 1024
+_BODY_TIMEOUT_S: Final = 10.0
+_encode = msgspec.json.Encoder().encode
+_QUOTED_VALUE: Final = re.compile(r"Invalid (enum )?value .* - at ", re.DOTALL)
+_REGEX: Final = re.compile(r"Expected `str` matching regex '.*'( - at |\Z)", re.DOTALL)
+_AT: Final = re.compile(r"(?: - at `\$\.?([^`]*)`)?\Z")
+_MISSING: Final = re.compile(r"missing required field `([^`]+)`")
+
+
+class HttpRefused(Exception):
+    """A request that does not get as far as the engine."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry: Retry = "never",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.details = details or {}
+        self.headers = headers or {}
+        self.retry = retry
+
+
+class ErrorInfo(msgspec.Struct, omit_defaults=True):
+    """What went wrong. Programs read `code` and `retry`; `message` is for people and may change.
+
+    `retry`: `never` as it is; `same_key` the same request with the same Idempotency-Key is safe and right;
+    `new_key` with a new key; `after` the `Retry-After` header's seconds.
+    """
+
+    code: str
+    message: str
+    request_id: str
+    retry: Retry
+    details: dict[str, Any]
+
+
+class ErrorBody(msgspec.Struct):
+    """The envelope of every error."""
+
+    error: ErrorInfo
+
+
+Envelope = Callable[[ErrorInfo], object]
+"""How a surface dresses an error."""
+
+
+def nested_envelope(info: ErrorInfo) -> object:
+    """`{"error": {"code", "message", "details", "request_id", "retry"}}`, as on core and gateway."""
+    return ErrorBody(info)
+
+
+def reply(status: int, value: object, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer."""
+    response = web.Response(status=status, body=_encode(value), content_type="application/json")
+    if headers:
+        response.headers.update(headers)
+    return response
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The JSON body's bytes: of the right media type, at most 64 KiB, and all there in time."""
+    if request.content_type != "application/json":
+        raise HttpRefused(415, "UNSUPPORTED_MEDIA_TYPE", "send the body as application/json")
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise HttpRefused(415, "UNSUPPORTED_MEDIA_TYPE", "send the body without a Content-Encoding")
+    if (request.content_length or 0) > BODY_BYTES_MAX:
+        raise _too_large()
+    try:
+        if request.content.is_eof():
+            return await request.read()
+        # aiohttp has no time limit for bodies: one slow client would hold its request for ever.
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large() from None
+    except TimeoutError:
+        raise HttpRefused(
+            408, "REQUEST_TIMEOUT", "the body did not arrive in time", headers={"Connection": "close"}, retry="same_key"
+        ) from None
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as its type. Not JSON → 400; JSON of another shape → 422, naming the field, never quoting its value."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        problem = _QUOTED_VALUE.sub("Invalid value - at ", str(error))
+        problem = _REGEX.sub(r"not of the right form\1", problem)
+        raise HttpRefused(422, "INVALID_REQUEST", problem, details={"field": _field(problem)}) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise HttpRefused(400, "INVALID_JSON", "the body is not JSON") from None
+    except RecursionError:
+        raise HttpRefused(400, "INVALID_JSON", "the body is nested too deeply") from None
+
+
+class Edge:
+    """The one middleware of a surface: request ids, metrics, and errors in the surface's envelope."""
+
+    def __init__(
+        self,
+        surface: str,
+        errors: ErrorTable,
+        instruments: Instruments,
+        envelope: Envelope = nested_envelope,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._surface = surface
+        self._errors = errors
+        self._instruments = instruments
+        self._envelope = envelope
+        self._clock = clock
+        self._counters: dict[tuple[str, str, int], Counter] = {}
+        self._histograms: dict[tuple[str, str], Histogram] = {}
+
+    def middleware(self) -> Any:
+        """The aiohttp middleware."""
+
+        @web.middleware
+        async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+            started = self._clock()
+            headers = request.headers
+            ids = context.accept(headers.get("X-Request-Id"), headers.get("traceparent"))
+            try:
+                response = await handler(request)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                response = self._failed(error, ids.request_id)
+            response.headers["X-Request-Id"] = ids.request_id
+            response.headers["traceparent"] = ids.traceparent
+            response.headers["X-Content-Type-Options"] = "nosniff"
+            self._count(request, response.status, self._clock() - started)
+            return response
+
+        return edge
+
+    def _failed(self, error: Exception, request_id: str) -> web.Response:
+        match error:
+            case EngineError():
+                refused = self._refused(error)
+            case HttpRefused():
+                refused = error
+            case web.HTTPException():
+                refused = _from_aiohttp(error)
+            case _:
+                structlog.get_logger().exception("request broke", request_id=request_id)
+                refused = HttpRefused(500, "INTERNAL", "something broke here; it is logged", retry="same_key")
+        if refused.status >= 500:
+            structlog.get_logger().warning(
+                "request refused", request_id=request_id, status=refused.status, code=refused.code
+            )
+        info = ErrorInfo(refused.code, str(refused), request_id, refused.retry, dict(refused.details))
+        headers = {"Cache-Control": "no-store", **refused.headers}
+        return reply(refused.status, self._envelope(info), headers)
+
+    def _refused(self, error: EngineError) -> HttpRefused:
+        headers = {}
+        if isinstance(error, TryLater):
+            headers["Retry-After"] = str(max(1, round(error.retry_after_s + 0.499)))
+        details = {name: value for name, value in error.details.items() if value is not None}
+        return HttpRefused(
+            self._errors[type(error)], error.code, str(error), details=details, headers=headers, retry=error.retry
+        )
+
+    def _count(self, request: web.Request, status: int, seconds: float) -> None:
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "unmatched"
+        method = request.method if request.method in _METHODS else "other"
+        counter = self._counters.get((method, route, status))
+        if counter is None:
+            counter = self._instruments.http_requests.labels(self._surface, method, route, str(status))
+            self._counters[method, route, status] = counter
+        counter.inc()
+        histogram = self._histograms.get((method, route))
+        if histogram is None:
+            histogram = self._instruments.http_duration.labels(self._surface, method, route)
+            self._histograms[method, route] = histogram
+        histogram.observe(seconds)
+
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _too_large() -> HttpRefused:
+    # The rest of the body is not read: the connection cannot be used again.
+    return HttpRefused(
+        413, "BODY_TOO_LARGE", f"the body is larger than {BODY_BYTES_MAX} bytes", headers={"Connection": "close"}
+    )
+
+
+def _from_aiohttp(error: web.HTTPException) -> HttpRefused:
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    match error.status:
+        case 404:
+            return HttpRefused(404, "NOT_FOUND", "there is nothing at this path")
+        case 405:
+            return HttpRefused(405, "METHOD_NOT_ALLOWED", "this path has other methods, see Allow", headers=headers)
+        case 413:
+            return _too_large()
+        case status:
+            return HttpRefused(status, "BAD_REQUEST", error.reason or "bad request", headers=headers)
+
+
+def _field(problem: str) -> str:
+    at = _AT.search(problem)
+    parent = at.group(1) if at and at.group(1) else ""
+    missing = _MISSING.search(problem)
+    return ".".join(part for part in (parent, missing.group(1) if missing else "") if part)

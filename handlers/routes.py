@@ -1,0 +1,58 @@
+"""The route table: what a surface offers, in one list, for the server and for its OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from engine.errors import EngineError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Param(msgspec.Struct, frozen=True):
+    """A query parameter or a header that an operation reads. `schema` is JSON Schema."""
+
+    name: str
+    place: str
+    schema: Mapping[str, Any]
+    description: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One operation.
+
+    `answers` maps a status to the type of its JSON body (None: not JSON, or of free form). `errors` are the
+    refusals beyond those that every operation can give. `auth` says whether a bearer token is asked for.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answers: Mapping[int, Any]
+    body: Any = None
+    errors: tuple[type[EngineError], ...] = ()
+    params: tuple[Param, ...] = ()
+    auth: bool = True
+    tag: str = "payments"
+    media_type: str = "application/json"
+
+
+ErrorTable = Mapping[type[EngineError], int]
+"""The status of each refusal on one surface."""
+
+
+class Surface(Protocol):
+    """A door to the engine: a name, its routes, and its table of errors."""
+
+    name: str
+    title: str
+    errors: ErrorTable
+
+    def routes(self) -> list[Route]:
+        """What it offers."""
+        ...

@@ -1,0 +1,48 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import EngineProcess, RedisServer, Sims, simulators, temporary_folder
+
+pytest_plugins = ["tests.kafka_support"]
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """One real Redis for all tests that only need an empty one."""
+    with temporary_folder() as folder:
+        server = RedisServer(folder)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """The shared Redis, emptied."""
+    client = shared_redis.client()
+    client.flushall()
+    client.close()
+    return shared_redis
+
+
+@pytest.fixture
+async def sims() -> AsyncIterator[Sims]:
+    """The three simulators, without memory of other tests."""
+    async with simulators() as running:
+        yield running
+
+
+@pytest.fixture
+async def engine(redis_server: RedisServer, sims: Sims, tmp_path: Path) -> AsyncIterator[EngineProcess]:
+    """The engine, running, with the shared Redis and the simulators, and one user."""
+    process = EngineProcess(redis_server.url, sims, tmp_path)
+    await process.start()
+    await sims.user()
+    yield process
+    await process.close()
