@@ -14,6 +14,17 @@ run: .venv/.ready-demo ## start the engine with everything it needs embedded, on
 test: .venv/.ready-dev ## set up and run the whole suite (ARGS="-k name" for a part)
 	$(BIN)/python -m pytest $(ARGS)
 
+check: .venv/.ready-dev ## everything that CI runs: format, lint, types, imports, then the whole suite
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory test
+
+format: .venv/.ready-dev ## format the code and mend what the linter can
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
@@ -32,4 +43,4 @@ lock: .venv/.ready-dev ## pin the dependencies again after a change to requireme
 	$(COMPILE) -c requirements/run.txt -o requirements/demo.txt requirements/demo.in
 	$(COMPILE) -c requirements/demo.txt -o requirements/dev.txt requirements/dev.in
 
-.PHONY: help run test lock
+.PHONY: help run test check format lock

@@ -111,7 +111,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     concurrency: int = 64
     lease_s: float = 20.0
-    claim_idle_s: float = 60.0
+    claim_idle_s: float = 30.0
     redrive_after_s: float = 120.0
 
     def __post_init__(self) -> None:
@@ -220,4 +220,3 @@ def _scalar(value: str, *, text: bool = False) -> Any:
         except tomllib.TOMLDecodeError:
             return value
     return value
-

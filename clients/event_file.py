@@ -18,7 +18,6 @@ from clients.kafka_count import count_events
 from engine.events import OutgoingEvent
 from metrics.instruments import Instruments
 
-_LOCK_TIMEOUT_S = 2.0
 _LOCK_PAUSE_S = 0.01
 _TAIL_BYTES = 65_536
 
@@ -30,8 +29,11 @@ class EventFile:
     processes may share it. A torn last line, left by a crash, was never acknowledged and is cut off first.
     """
 
-    def __init__(self, path: str | Path, instruments: Instruments | None = None) -> None:
+    def __init__(
+        self, path: str | Path, instruments: Instruments | None = None, *, lock_timeout_s: float = 2.0
+    ) -> None:
         self._path = Path(path)
+        self._lock_timeout_s = lock_timeout_s
         self._instruments = instruments
         self._one_batch = asyncio.Lock()
         self._one_writer = threading.Lock()
@@ -87,7 +89,7 @@ class EventFile:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                _lock(file)
+                _lock(file, self._lock_timeout_s)
                 end = _cut_torn_line(file)
                 if end == 0:
                     _sync_directory(self._path.parent)
@@ -102,8 +104,8 @@ class EventFile:
                 os.close(file)
 
 
-def _lock(file: int) -> None:
-    give_up_at = time.monotonic() + _LOCK_TIMEOUT_S
+def _lock(file: int, timeout_s: float) -> None:
+    give_up_at = time.monotonic() + timeout_s
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

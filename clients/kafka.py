@@ -165,9 +165,9 @@ class KafkaPublisher:
         await session.abandon()
 
     def _complain(self, what: str, reason: str, **facts: int) -> None:
-        """Logs a trouble once, not with every try while it lasts."""
-        if reason != self._complaint:
-            self._complaint = reason
+        """Logs a trouble once, not with every try while it lasts. What follows a `(` may differ from try to try."""
+        if (complaint := what + reason.partition("(")[0]) != self._complaint:
+            self._complaint = complaint
             structlog.get_logger().warning(what, code="kafka_trouble", reason=reason, **facts)
 
 

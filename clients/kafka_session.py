@@ -68,18 +68,23 @@ class Session:
         return cls(producer, batch_bytes=batch_bytes)
 
     async def send(
-        self, events: Sequence[OutgoingEvent], *, held_keys: set[str], refused_ids: Collection[str], deadline: float
+        self,
+        events: Sequence[OutgoingEvent],
+        *,
+        held_keys: Collection[str],
+        refused_ids: Collection[str],
+        deadline: float,
     ) -> list[Fate]:
         """Sends in order and waits for the broker, at most until the loop time `deadline`.
 
-        An event whose key is in `held_keys` is not sent; the key of one that cannot be sent is added to it.
+        Not sent are events whose key is in `held_keys`, and those behind one of their key that could not be sent.
         """
         fates = [Fate.HELD_BACK] * len(events)
         pending: dict[asyncio.Future[Any], int] = {}
         try:
             async with asyncio.timeout_at(deadline):
                 await self._find_topics({event.topic for event in events})
-                await self._hand_over(events, held_keys, refused_ids, fates, pending)
+                await self._hand_over(events, set(held_keys), refused_ids, fates, pending)
                 if pending:
                     await asyncio.wait(pending)
         except TimeoutError:

@@ -54,7 +54,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def __repr__(self) -> str:
         public = [name for name in self.__struct_fields__ if name != "sasl_password"]
         shown = [f"{name}={getattr(self, name)!r}" for name in public]
-        return f"KafkaSettings({', '.join(shown)}, sasl_password={'****' if self.sasl_password else ''!r})"
+        return f"KafkaSettings({', '.join(shown)}, sasl_password={'****' if self.sasl_password else None})"
 
     def connection(self) -> dict[str, Any]:
         """The arguments that every aiokafka client needs. Reads `ssl_cafile`; raises `OSError` when it cannot."""

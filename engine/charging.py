@@ -87,7 +87,7 @@ class ChargeStore(Protocol):
 _CONFLICTS_MAX: Final = 8
 _LEASE_MARGIN_MS: Final = 2_000
 _PAUSE_FIRST_MS: Final = 1_000
-_PAUSE_DOUBLINGS_MAX: Final = 8
+_PAUSE_DOUBLINGS_MAX: Final = {AttemptState.UNKNOWN: 8, AttemptState.NOT_SENT: 5}
 
 
 class Charging:
@@ -170,7 +170,8 @@ class Charging:
             # Something may have been sent once. Without the card it cannot be sent again, only asked about.
             return await self._settle(sending, Unknown("the sealed instrument cannot be opened"), job)
         failure = Failure("INSTRUMENT_UNREADABLE", "INSTRUMENT_UNREADABLE", "The payment method could not be read")
-        return await self._end(sending.fail(failure, now_ms=self._clock()), job)
+        failed = sending.fail(failure, now_ms=self._clock(), state=AttemptState.NOT_SENT)
+        return await self._end(failed, job)
 
     async def _settle(self, payment: Payment, outcome: Outcome, job: Job) -> Conflict | None:
         now = self._clock()
@@ -246,5 +247,6 @@ def _failure(declined: Declined) -> Failure:
 
 
 def _pause_ms(payment: Payment) -> int:
-    """Growing pauses between questions: 1 s, 2 s, 4 s, … about 4 minutes at most."""
-    return int(_PAUSE_FIRST_MS * 2 ** min(payment.attempts[-1].asked - 1, _PAUSE_DOUBLINGS_MAX))
+    """Growing pauses: 1 s, 2 s, 4 s, … up to about 4 minutes between questions, half a minute between tries to send."""
+    attempt = payment.attempts[-1]
+    return int(_PAUSE_FIRST_MS * 2 ** min(attempt.asked - 1, _PAUSE_DOUBLINGS_MAX[attempt.state]))

@@ -149,10 +149,9 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version"
             ended_ms=now_ms,
         )
 
-    def fail(self, failure: Failure, *, now_ms: int) -> Payment:
-        """The acquirer said no, or the payment can provably never be sent."""
+    def fail(self, failure: Failure, *, now_ms: int, state: AttemptState = AttemptState.REJECTED) -> Payment:
+        """The acquirer said no, or (`NOT_SENT`) the payment provably was not and cannot be sent."""
         self._require(Status.FAILED)
-        state = AttemptState.REJECTED if self.unsettled else AttemptState.NOT_SENT
         return self._next(attempts=self._attempts(state, now_ms), failure=failure, ended_ms=now_ms)
 
     def with_event(self, event_hash: str) -> Payment:

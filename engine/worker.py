@@ -49,7 +49,7 @@ class Worker:
         # As many may wait as are worked on: enough to keep everybody busy, too few to grow old.
         self._channel: asyncio.Queue[Job] = asyncio.Queue(maxsize=concurrency)
         self._stopping = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._ended = asyncio.Event()
         self._busy = 0
 
     @property
@@ -58,7 +58,7 @@ class Worker:
         return self._busy == 0 and self._channel.empty()
 
     def stop(self) -> None:
-        """Take no new jobs. What has not begun stays in the stream for others."""
+        """Take no more jobs from the stream."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -70,12 +70,15 @@ class Worker:
             await self._stopping.wait()
             reading.cancel()
             claiming.cancel()
-            while not self._channel.empty():
-                self._channel.get_nowait()
-            if self._busy:
-                await self._drained.wait()
+            # What was taken from the stream is finished too: left there, it would wait for another to claim it.
+            await self._drained()
             for hand in hands:
                 hand.cancel()
+
+    async def _drained(self) -> None:
+        while not self.idle:
+            self._ended.clear()
+            await self._ended.wait()
 
     async def _work(self) -> None:
         while True:
@@ -90,8 +93,7 @@ class Worker:
                 structlog.get_logger().exception("job broke", payment_id=job.payment_id)
             finally:
                 self._busy -= 1
-                if self._busy == 0 and self._stopping.is_set():
-                    self._drained.set()
+                self._ended.set()
 
     async def _read_for_ever(self) -> None:
         pause_s = self._poll_s

@@ -18,17 +18,41 @@ SURFACE: Final = "core"
 
 # Python's `$` also matches before a last newline, JSON Schema's does not: `(?!\n)` makes them agree.
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$(?!\n)")]
-Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)", description="ISO 4217, upper case")]
-Amount = Annotated[Raw, Meta(extra_json_schema={"type": "number"}, description="With the currency's decimals at most")]
+OrderRef = Annotated[Id, Meta(examples=["order-123"])]
+UserRef = Annotated[Id, Meta(examples=["550e8400-e29b-41d4-a716-446655440001"])]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)", description="ISO 4217, upper case", examples=["USD"])]
+Amount = Annotated[
+    Raw,
+    Meta(
+        extra_json_schema={"type": "number", "exclusiveMinimum": 0},
+        description="With the currency's decimals at most",
+        examples=[75.48],
+    ),
+]
+PaymentRef = Annotated[str, Meta(examples=["pay-01kqxw3v5n8t2r7d9m4c6b1hzj2a"])]
+Time = Annotated[
+    str,
+    Meta(
+        extra_json_schema={"format": "date-time"},
+        description="UTC, RFC 3339, milliseconds",
+        examples=["2026-05-06T07:08:09.123Z"],
+    ),
+]
+
+
+def _form(pattern: str, description: str, example: str) -> Meta:
+    """What documents a secret's form. The engine checks it: a refusal of ours must not quote the value."""
+    extra = {"pattern": pattern, "writeOnly": True}
+    return Meta(extra_json_schema=extra, description=description, examples=[example])
 
 
 class CardMethod(msgspec.Struct, tag_field="type", rename="camel"):
     """A card."""
 
-    card_number: Annotated[str, Meta(description="12 to 19 digits")]
-    expiry_month: Annotated[str, Meta(description="01 to 12")]
-    expiry_year: Annotated[str, Meta(description="Four digits")]
-    cvv: Annotated[str, Meta(description="3 or 4 digits")]
+    card_number: Annotated[str, _form("^[0-9]{12,19}$", "12 to 19 digits that pass Luhn's check", "4242424242424242")]
+    expiry_month: Annotated[str, _form("^(0?[1-9]|1[0-2])$", "01 to 12", "12")]
+    expiry_year: Annotated[str, _form("^2[0-9]{3}$", "Four digits", "2030")]
+    cvv: Annotated[str, _form("^[0-9]{3,4}$", "3 or 4 digits", "123")]
 
     def instrument(self, today: tuple[int, int]) -> Instrument:
         """The checked card. Raises `PaymentMethodRefused`."""
@@ -50,7 +74,7 @@ class DebitCard(CardMethod, tag="debit_card"):
 class Wallet(msgspec.Struct, tag_field="type", tag="wallet", rename="camel"):
     """A wallet's payment token."""
 
-    token: Annotated[str, Meta(description="8 to 512 visible characters")]
+    token: Annotated[str, _form("^[!-~]{8,512}$", "8 to 512 visible ASCII characters", "tok_visa_4242")]
 
     def instrument(self, today: tuple[int, int]) -> Instrument:
         """The checked token. Raises `PaymentMethodRefused`."""
@@ -66,8 +90,8 @@ METHOD_TYPES: Final = {CreditCard: "credit_card", DebitCard: "debit_card", Walle
 class CreatePayment(msgspec.Struct, rename="camel"):
     """A wish to pay an order."""
 
-    order_id: Id
-    user_id: Id
+    order_id: OrderRef
+    user_id: UserRef
     amount: Amount
     currency: Currency
     payment_method: CreditCard | DebitCard | Wallet
@@ -98,19 +122,19 @@ class MethodView(msgspec.Struct, omit_defaults=True):
 class PaymentView(msgspec.Struct, rename="camel"):
     """A payment. Fields that do not apply are absent."""
 
-    id: str
-    order_id: str
-    user_id: str
+    id: PaymentRef
+    order_id: OrderRef
+    user_id: UserRef
     amount: Amount
-    currency: str
-    status: Status
-    payment_method: MethodView
-    created_at: str
+    currency: Currency
+    status: Annotated[Status, Meta(examples=["processing"])]
+    payment_method: Annotated[MethodView, Meta(examples=[{"type": "credit_card", "brand": "visa", "last4": "4242"}])]
+    created_at: Time
     transaction_id: str | UnsetType = UNSET
-    completed_at: str | UnsetType = UNSET
+    completed_at: Time | UnsetType = UNSET
     failure_code: str | UnsetType = UNSET
     failure_reason: str | UnsetType = UNSET
-    failed_at: str | UnsetType = UNSET
+    failed_at: Time | UnsetType = UNSET
 
 
 class PaymentsPage(msgspec.Struct):
@@ -133,10 +157,10 @@ class KeyView(msgspec.Struct, rename="camel"):
     `used`: it made this payment.
     """
 
-    key: str
+    key: Annotated[str, Meta(examples=["order-123-first-try"])]
     state: Literal["claimed", "used"]
-    payment_id: str
-    created_at: str
+    payment_id: PaymentRef
+    created_at: Time
     payment: PaymentView | UnsetType = UNSET
 
 

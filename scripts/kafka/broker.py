@@ -143,6 +143,9 @@ def _write_config(where: Path, port: int, overrides: list[str]) -> Path:
         "transaction.state.log.min.isr=1",
         "transaction.state.log.num.partitions=3",
         "group.initial.rebalance.delay.ms=0",
+        # After kill -9 the new broker has to wait until its own former self has timed out; the default is 9 s.
+        "broker.session.timeout.ms=3000",
+        "broker.heartbeat.interval.ms=500",
         "num.network.threads=2",
         "num.io.threads=2",
         "log.cleaner.dedupe.buffer.size=2097152",

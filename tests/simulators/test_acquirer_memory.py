@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 from pathlib import Path
@@ -89,3 +90,16 @@ async def test_no_card_number_no_cvv_and_no_token_is_kept_logged_or_answered(
         assert canary not in written and canary[:-4] not in written
         assert '"9173"' not in written and "tok-canary" not in written
     assert "cvv" not in kept
+
+
+async def test_two_charges_of_one_card_cannot_be_matched_in_the_journal(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Without a salt, whoever reads the file could try out card numbers against all lines at once."""
+    path = tmp_path / "acquirer.jsonl"
+    async with serve(AcquirerSim(path)) as base:
+        await charge(http, base, "attempt-1")
+        await charge(http, base, "attempt-2")
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    assert first["last4"] == second["last4"]
+    assert first["fingerprint"] != second["fingerprint"]

@@ -1,0 +1,37 @@
+-- Payments for wrk: every request pays a new order; users come round again.
+-- Arguments: prefix of the order ids, bearer token, number of users, "keyed" for an Idempotency-Key a request.
+
+local threads = 0
+
+function setup(thread)
+  threads = threads + 1
+  thread:set("number", threads)
+end
+
+function init(args)
+  prefix = args[1] .. "-" .. number .. "-"
+  users = tonumber(args[3])
+  keyed = args[4] == "keyed"
+  made = 0
+  head = "POST /api/payments HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port ..
+    "\r\nAuthorization: Bearer " .. args[2] .. "\r\nContent-Type: application/json\r\n"
+end
+
+function request()
+  made = made + 1
+  local user = "user-" .. made % users
+  local order = prefix .. made .. "." .. user
+  local body = '{"orderId":"' .. order .. '","userId":"' .. user ..
+    '","amount":75.48,"currency":"USD","paymentMethod":{"type":"credit_card","cardNumber":"4242424242424242",' ..
+    '"expiryMonth":"12","expiryYear":"2039","cvv":"123"}}'
+  local key = keyed and ("Idempotency-Key: " .. order .. "\r\n") or ""
+  return head .. key .. "Content-Length: " .. #body .. "\r\n\r\n" .. body
+end
+
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    'RESULT {"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"status":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.status, errors.connect, errors.read, errors.write, errors.timeout))
+end

@@ -1,0 +1,63 @@
+"""The load: wrk with 32 connections, each sending the next payment as soon as the last one is answered."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+CONNECTIONS: Final = 32
+USERS: Final = 1000
+_SCRIPT: Final = Path(__file__).with_name("load.lua")
+_MARK: Final = "RESULT "
+
+
+class Wrong(Exception):
+    """The benchmark ran, and what came out is not right. Its numbers mean nothing."""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What wrk saw. Latency is from sending a request to its whole answer."""
+
+    requests: int
+    duration_us: int
+    p50_us: int
+    p99_us: int
+    status: int
+    connect: int
+    read: int
+    write: int
+    timeout: int
+
+    @property
+    def requests_a_second(self) -> float:
+        """Answers by time."""
+        return self.requests / (self.duration_us / 1e6)
+
+
+class Loader:
+    """Runs wrk. Order ids never repeat within one benchmark."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self._runs = itertools.count(1)
+
+    def run(self, base: str, *, seconds: int, keyed: bool) -> Load:
+        """Load for some seconds. Raises `Wrong` when anything but a 2xx came back."""
+        prefix = f"order-{next(self._runs)}"
+        command = [
+            "wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s",
+            "--script", str(_SCRIPT), f"{base}/api/payments", "--",
+            prefix, self._token, str(USERS), "keyed" if keyed else "plain",
+        ]  # fmt: skip
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+        lines = [line for line in ended.stdout.splitlines() if line.startswith(_MARK)]
+        if ended.returncode or not lines:
+            raise Wrong(f"wrk failed: {ended.stdout[-500:]}{ended.stderr[-500:]}")
+        load = msgspec.json.decode(lines[0].removeprefix(_MARK), type=Load)
+        if load.status or load.connect or load.read or load.write or load.timeout or not load.requests:
+            raise Wrong(f"not every request was answered with 2xx: {load}")
+        return load
