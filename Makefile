@@ -25,6 +25,10 @@ format: .venv/.ready-dev ## format the code and mend what the linter can
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
+.PHONY: bench
+bench: .venv/.ready-dev ## what a payment costs, against bare aiohttp (ARGS="--long" adds 200,000 payments)
+	@$(BIN)/python -m bench $(ARGS)
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv .venv

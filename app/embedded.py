@@ -43,6 +43,8 @@ def find_server() -> str | None:
 @contextlib.contextmanager
 def redis_server(executable: str, folder: Path) -> Iterator[str]:
     """Run a Redis that keeps its data in `folder`; gives its URL. Stops it at the end, whatever happened."""
+    # Redis changes into its folder, and then a relative path would mean another place.
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     # A socket's path may have 107 characters at most, so it cannot lie in a deep data folder.
     with tempfile.TemporaryDirectory(prefix="payments-") as sockets:

@@ -161,7 +161,7 @@ def counter(metrics: bytes, name: str, **labels: str) -> int:
 
 def info(client: redis.Redis, section: str) -> dict[str, Any]:
     """One section of `INFO`."""
-    facts: dict[str, Any] = client.info(section)  # type: ignore[assignment]
+    facts: dict[str, Any] = client.info(section)
     return facts
 
 

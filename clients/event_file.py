@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,6 @@ class EventFile:
         self._lock_timeout_s = lock_timeout_s
         self._instruments = instruments
         self._one_batch = asyncio.Lock()
-        self._one_writer = threading.Lock()
         self._encoder = msgspec.json.Encoder()
         self._connected = False
         self._closed = False
@@ -84,24 +82,23 @@ class EventFile:
             return self._connected
 
     def _append(self, lines: bytes) -> None:
-        # A cancelled publish leaves its thread writing; the next one must not write in between.
-        with self._one_writer:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Also against ourselves: a cancelled publish leaves its thread writing.
+            _lock(file, self._lock_timeout_s)
+            end = _cut_torn_line(file)
+            if end == 0:
+                _sync_directory(self._path.parent)
             try:
-                _lock(file, self._lock_timeout_s)
-                end = _cut_torn_line(file)
-                if end == 0:
-                    _sync_directory(self._path.parent)
-                try:
-                    _write_all(file, lines)
-                    os.fsync(file)
-                except OSError:
-                    with contextlib.suppress(OSError):  # if that fails too, the next batch cuts it
-                        os.ftruncate(file, end)
-                    raise
-            finally:
-                os.close(file)
+                _write_all(file, lines)
+                os.fsync(file)
+            except OSError:
+                with contextlib.suppress(OSError):  # if that fails too, the next batch cuts the torn line
+                    os.ftruncate(file, end)
+                raise
+        finally:
+            os.close(file)
 
 
 def _lock(file: int, timeout_s: float) -> None:
