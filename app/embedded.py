@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import importlib.util
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +25,7 @@ from engine.store.check import StoreReport
 FAKE_URL: Final = "fake://"
 """Stands for an in-memory Redis inside this process, for machines on which no `redis-server` runs."""
 
+_PR_SET_PDEATHSIG: Final = 1
 _START_S: Final = 30.0
 _STOP_S: Final = 10.0
 
@@ -46,8 +52,8 @@ def redis_server(executable: str, folder: Path) -> Iterator[str]:
     # Redis changes into its folder, and then a relative path would mean another place.
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    # A socket's path may have 107 characters at most, so it cannot lie in a deep data folder.
-    with tempfile.TemporaryDirectory(prefix="payments-") as sockets:
+    with _locked(folder) as lock, tempfile.TemporaryDirectory(prefix="payments-") as sockets:
+        # A socket's path may have 107 characters at most, so it cannot lie in a deep data folder.
         socket = Path(sockets) / "redis.sock"
         log = folder / "redis.log"
         options = {
@@ -56,8 +62,15 @@ def redis_server(executable: str, folder: Path) -> Iterator[str]:
             "daemonize": "no",
         }  # fmt: skip
         arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
-        # In a session of its own, so that Ctrl-C reaches the engine first and its last writes still arrive.
-        server = subprocess.Popen([executable, *arguments], start_new_session=True, stdin=subprocess.DEVNULL)  # noqa: S603
+        server = subprocess.Popen(  # noqa: S603 (our own arguments)
+            [executable, *arguments],
+            # In a session of its own, so that Ctrl-C reaches the engine first and its last writes still arrive.
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            # The lock lives as long as the server: nobody else opens its files meanwhile, even after our kill -9.
+            pass_fds=(lock,),
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (no thread runs yet)
+        )
         try:
             _wait_until_up(server, socket, log)
             yield f"unix://{socket}"
@@ -68,6 +81,30 @@ def redis_server(executable: str, folder: Path) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Hold the folder's lock. A server that is just ending gets time; another engine is an error."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    ends_at = time.monotonic() + _STOP_S
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > ends_at:
+                    raise EmbeddedFailed(f"{folder} is in use by another engine") from None
+                time.sleep(0.05)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when our parent dies, however it dies (Linux, prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], socket: Path, log: Path) -> None:

@@ -21,6 +21,8 @@ from engine.store.check import RedisCheck, StoreReport
 from engine.store.connect import connect
 
 _KEEPALIVE_S = 75.0
+_SAME_SIGNAL_S = 0.2
+"""A shell or `make` may pass the same Ctrl-C on a second time."""
 
 
 class StartRefused(Exception):
@@ -51,11 +53,15 @@ async def run(
 def stop_on_signals(stop: asyncio.Event) -> None:
     """SIGTERM and SIGINT ask for a staged stop; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
+    first_at = 0.0
 
     def asked() -> None:
-        if stop.is_set():
+        nonlocal first_at
+        if not stop.is_set():
+            first_at = loop.time()
+            stop.set()
+        elif loop.time() - first_at > _SAME_SIGNAL_S:
             os._exit(130)
-        stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)

@@ -13,8 +13,6 @@ import aiohttp
 import prometheus_client
 import prometheus_client.multiprocess
 from aiohttp import web
-from handlers.docs import Docs
-from handlers.openapi import openapi_document
 from prometheus_client import CollectorRegistry
 
 from app.readiness import OK, ReadinessBoard
@@ -47,7 +45,9 @@ from engine.store.payments import RedisPayments
 from engine.worker import Worker
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
+from handlers.docs import Docs
 from handlers.http import BODY_BYTES_MAX, Edge
+from handlers.openapi import openapi_document
 from handlers.ops import Ops
 from handlers.routes import Route, Surface
 from metrics.instruments import Instruments

@@ -83,6 +83,7 @@ def engine(
     arguments = () if full else ("--roles", "http")
     many = ("--processes", str(processes_count)) if processes_count > 1 else ()
     with processes.engine(folder, port, (*arguments, *many), settings) as server:
+        server.wait_for_all(processes_count)
         yield Engine(server, store, services, acquirer, events)
 
 

@@ -54,6 +54,21 @@ class Server:
         """Its process id."""
         return self._process.pid
 
+    def last_words(self) -> str:
+        """The end of what it has written; a moment later, because it gathers its lines."""
+        time.sleep(0.5)
+        return "\n".join(self._log.read_text().splitlines()[-8:])
+
+    def wait_for_all(self, count: int) -> None:
+        """Wait until so many processes behind one port have started. `/ready` is answered by any one of them."""
+        ends_at = time.monotonic() + _START_S
+        while self._log.read_text().count('"message":"started"') < count:
+            if time.monotonic() > ends_at:
+                raise Wrong(f"{count} processes did not start, their last words:\n{self.last_words()}")
+            time.sleep(0.05)
+        for _ in range(10 * count):
+            self.wait_for("/ready")
+
     def wait_for(self, path: str) -> None:
         """Wait until `GET path` is answered with 2xx. Raises `Wrong` when that takes too long."""
         ends_at = time.monotonic() + _START_S
@@ -64,7 +79,7 @@ class Server:
                 time.sleep(0.05)
             else:
                 return
-        raise Wrong(f"a process did not start, its last words:\n{self._log.read_text()[-2000:]}")
+        raise Wrong(f"a process did not start, its last words:\n{self.last_words()}")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import redis
 from bench import processes
 from bench.checking import Counts, check
 from bench.engines import Engine, engine
-from bench.loading import Load, Loader
+from bench.loading import Load, Loader, Wrong
 from bench.measuring import Used, used
 
 _WARM_UP_S = 1
@@ -106,7 +106,10 @@ def load_and_measure(bench: Bench, case: Case, started: Engine, *, seconds: int)
     full = case.path == "full"
     before = _snapshot(started)
     began_at = time.monotonic()
-    load = bench.loader.run(started.server.base, seconds=seconds, keyed=case.keyed)
+    try:
+        load = bench.loader.run(started.server.base, seconds=seconds, keyed=case.keyed)
+    except Wrong as wrong:
+        raise Wrong(f"{wrong}; the engine's last words:\n{started.server.last_words()}") from None
     loaded_at = time.monotonic()
     drained_at = _drained(started.store) if full else loaded_at
     after = _snapshot(started)

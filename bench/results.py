@@ -1,0 +1,121 @@
+"""What a run found out: ratios within one cycle, and the numbers to reach."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Final, NamedTuple
+
+import msgspec
+
+from bench.long import Sample
+from bench.rounds import Measured
+
+_LIBRARIES: Final = ("aiohttp", "uvloop", "redis", "hiredis", "msgspec")
+_PAIRS: Final = {
+    "accept / floor": ("accept", "floor"),
+    "accept with keys / floor": ("accept, keys", "floor"),
+    "full / floor": ("full", "floor"),
+    "full with keys / floor": ("full, keys", "floor"),
+    "accept, two processes / one": ("accept, two", "accept"),
+    "full, two processes / one": ("full, two", "full"),
+}
+
+
+class Range(NamedTuple):
+    """A median with its extremes."""
+
+    median: float
+    least: float
+    most: float
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A number to reach. `value` and `reached` are None where this run did not measure it."""
+
+    name: str
+    value: float | None
+    wanted: str
+    reached: bool | None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Everything that a run found out."""
+
+    at: str
+    machine: dict[str, str]
+    settings: dict[str, str | int]
+    rounds: list[Measured]
+    long_run: list[Sample]
+    ratios: dict[str, Range]
+    targets: list[Target]
+
+
+def machine(redis_version: str) -> dict[str, str]:
+    """What the numbers depend on. No names of hosts, no paths."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cores": str(len(os.sched_getaffinity(0))),
+        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "redis-server": redis_version,
+        "load at the start": f"{os.getloadavg()[0]:.2f}",
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def by_case(rounds: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """The rounds of each case, in order."""
+    found: dict[str, list[Measured]] = {}
+    for each in rounds:
+        found.setdefault(each.case, []).append(each)
+    return found
+
+
+def spread(values: Sequence[float]) -> Range:
+    """Median and extremes."""
+    return Range(median(values), min(values), max(values))
+
+
+def ratios(rounds: Sequence[Measured]) -> dict[str, Range]:
+    """Rates as shares of another's, each within one cycle: the machine is not the same from one to the next."""
+    cases = by_case(rounds)
+    return {
+        name: spread([a.per_second / b.per_second for a, b in zip(cases[above], cases[below], strict=False)])
+        for name, (above, below) in _PAIRS.items()
+        if above in cases and below in cases
+    }
+
+
+def targets(shares: Mapping[str, Range], rounds: Sequence[Measured], long_run: Sequence[Sample]) -> list[Target]:
+    """The numbers to reach, and whether they are."""
+    full = by_case(rounds).get("full", [])
+    short_bytes = median(each.redis_bytes for each in full) if full else None
+    halfway, end = (long_run[len(long_run) // 2], long_run[-1]) if long_run else (None, None)
+    return [
+        *(
+            _at_least(name, shares[name].median if name in shares else None, least)
+            for name, least in (
+                ("accept / floor", 0.30),
+                ("full / floor", 0.15),
+                ("accept, two processes / one", 1.3),
+                ("full, two processes / one", 1.3),
+            )
+        ),
+        _at_most("Redis bytes a settled payment", end.redis_bytes if end else short_bytes, 2048),
+        _at_most("RSS MiB at the end of the long run", end.rss_mib if end else None, 120),
+        _at_most("RSS MiB gained in its second half", end.rss_mib - halfway.rss_mib if end and halfway else None, 5),
+    ]
+
+
+def _at_least(name: str, value: float | None, least: float) -> Target:
+    return Target(name, value, f">= {least:g}", None if value is None else value >= least)
+
+
+def _at_most(name: str, value: float | None, most: float) -> Target:
+    return Target(name, value, f"<= {most:g}", None if value is None else value <= most)

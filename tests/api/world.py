@@ -1,0 +1,292 @@
+"""The world of the API tests: an engine process with a Redis and simulators of its own, seen as its clients see it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import aiohttp
+import redis
+from multidict import CIMultiDict, CIMultiDictProxy
+from prometheus_client.parser import text_string_to_metric_families
+from yarl import URL
+
+from tests.support import (
+    USER,
+    EngineProcess,
+    RedisServer,
+    Sims,
+    payment_body,
+    service_token,
+    simulators,
+    temporary_folder,
+    token,
+)
+
+PAYMENTS = "/api/payments"
+RETRIES = {"never", "same_key", "new_key", "after"}
+TIME = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\d\.\d{3}Z")
+# Written by an idle engine too: who is alive, and who leads.
+_HOUSEKEEPING = re.compile(r":lease:|:members:")
+
+
+class Answer(NamedTuple):
+    """What came back, already read."""
+
+    method: str
+    path: str
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode()
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        assert self.headers["Content-Type"].startswith("application/json"), self.headers
+        return json.loads(self.body)
+
+    def shows(self, secret: str) -> bool:
+        """Whether this text stands anywhere in the answer, as a word of its own."""
+        everything = "\n".join([self.text, *(f"{name}: {value}" for name, value in self.headers.items())])
+        return shown(secret, everything)
+
+
+def shown(secret: str, text: str) -> bool:
+    """Whether the secret stands in the text and is not merely part of a longer id."""
+    return re.search(rf"(?<![0-9A-Za-z]){re.escape(secret)}(?![0-9A-Za-z])", text) is not None
+
+
+def as_json(body: Mapping[str, Any], *, amount: str | None = None) -> bytes:
+    """The body as bytes; with `amount`, that very text stands where the number would."""
+    if amount is None:
+        return json.dumps(body).encode()
+    return json.dumps({**body, "amount": "@amount@"}).replace('"@amount@"', amount).encode()
+
+
+class World:
+    """One running engine, and everything around it that a test may look at."""
+
+    def __init__(
+        self, server: RedisServer, sims: Sims, engine: EngineProcess, session: aiohttp.ClientSession
+    ) -> None:
+        self.redis, self.sims, self.engine = server, sims, engine
+        self._session = session
+        self._numbers = itertools.count(1)
+        self._documented: dict[str, set[str]] = {}
+
+    async def load_document(self) -> None:
+        """Learn from the OpenAPI document with which codes a payment may be refused."""
+        document = (await self.send("GET", "/openapi.json", auth=None)).json
+        for status, answer in document["paths"][PAYMENTS]["post"]["responses"].items():
+            self._documented[status] = set(re.findall(r"`([A-Z0-9_]+)` \(retry", answer["description"]))
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | AsyncIterator[bytes] | None = None,
+        auth: str | None = "",
+        headers: Mapping[str, str] | CIMultiDict[str] | None = None,
+    ) -> Answer:
+        """Send exactly this. `auth` is a token; by default `USER`'s own, with None there is none."""
+        sent = CIMultiDict(headers or {})
+        if auth is not None:
+            sent.setdefault("Authorization", f"Bearer {auth or token()}")
+        url = URL(self.engine.base + path, encoded=True)
+        skip = () if "Content-Type" in sent else ("Content-Type",)
+        async with self._session.request(method, url, data=body, headers=sent, skip_auto_headers=skip) as response:
+            return Answer(method, path, response.status, response.headers, await response.read())
+
+    async def get(self, path: str, *, auth: str = "") -> Answer:
+        """GET as `USER`, or with another token."""
+        return await self.send("GET", path, auth=auth)
+
+    async def pay(
+        self,
+        body: Mapping[str, Any] | bytes,
+        *,
+        key: str | None = None,
+        wait_s: int | None = None,
+        auth: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """`POST /api/payments`."""
+        sent = CIMultiDict({"Content-Type": "application/json", **(headers or {})})
+        if key is not None:
+            sent["Idempotency-Key"] = key
+        if wait_s is not None:
+            sent["Prefer"] = f"wait={wait_s}"
+        raw = body if isinstance(body, bytes) else as_json(body)
+        return await self.send("POST", PAYMENTS, body=raw, auth=auth, headers=sent)
+
+    async def paid(
+        self,
+        *,
+        user_id: str = USER,
+        wait_s: int | None = 10,
+        headers: Mapping[str, str] | None = None,
+        **card: str,
+    ) -> dict[str, Any]:
+        """A payment for a new order; by default one that has ended."""
+        body = payment_body(await self.order(user_id=user_id), user_id=user_id, **card)
+        answer = await self.pay(body, wait_s=wait_s, auth=token(user_id), headers=headers)
+        assert answer.status == 201, answer
+        payment: dict[str, Any] = answer.json
+        return payment
+
+    async def ended(self, payment_id: str) -> dict[str, Any]:
+        """The payment as soon as it is no longer processing."""
+        return await self.engine.wait_status(payment_id)
+
+    async def order(self, *, user_id: str = USER, price: float = 75.48, **fields: Any) -> str:
+        """A new order that can be paid."""
+        order_id = f"order-{next(self._numbers)}"
+        await self.sims.order(order_id, user_id=user_id, price=price, **fields)
+        return order_id
+
+    async def user(self, **fields: Any) -> str:
+        """A new user."""
+        user_id = f"user-{next(self._numbers)}"
+        await self.sims.user(user_id, **fields)
+        return user_id
+
+    async def change_order(self, order_id: str, **fields: Any) -> None:
+        """Change an order behind the engine's back."""
+        async with self._session.post(f"{self.sims.orders}/_orders/{order_id}", json=fields) as response:
+            assert response.status == 200
+
+    async def effects_of(self, payment_ids: Iterable[str]) -> list[dict[str, Any]]:
+        """The money that the acquirer moved for these payments."""
+        wanted = set(payment_ids)
+        return [effect for effect in await self.sims.effects() if effect["reference"] in wanted]
+
+    def refused(self, answer: Answer, status: int, code: str | None = None) -> dict[str, Any]:
+        """Assert that this is a refusal in the contract's envelope; gives what stands inside."""
+        assert answer.status == status, (answer.status, answer.text)
+        error: dict[str, Any] = answer.json["error"]
+        assert set(answer.json) == {"error"}
+        assert set(error) == {"code", "message", "details", "request_id", "retry"}
+        assert error["request_id"] == answer.headers["X-Request-Id"]
+        assert error["retry"] in RETRIES
+        assert isinstance(error["details"], dict)
+        assert isinstance(error["message"], str)
+        assert error["message"]
+        if code is not None:
+            assert error["code"] == code, error
+        if error["retry"] == "after":
+            assert int(answer.headers["Retry-After"]) >= 1
+        if (answer.method, answer.path) == ("POST", PAYMENTS):
+            assert error["code"] in self._documented[str(status)], "the OpenAPI document does not tell of this refusal"
+        return error
+
+    def written(self) -> dict[str, Any]:
+        """Everything that Redis holds, without the engine's housekeeping and streams that are empty."""
+        client = redis.Redis(port=self.redis.port)
+        try:
+            found = {}
+            for raw in client.scan_iter(count=1000):
+                name = raw.decode()
+                value = None if _HOUSEKEEPING.search(name) else _value(client, name)
+                if value:
+                    found[name] = value
+            return found
+        finally:
+            client.close()
+
+    async def log_lines(self, *, within_s: float = 5) -> list[dict[str, Any]]:
+        """What the engine has logged up to now; it is written a moment later than it happens."""
+        mark = f"mark-{next(self._numbers)}"
+        await self.paid(headers={"X-Request-Id": mark})
+        async with asyncio.timeout(within_s):
+            while mark not in (text := self.engine.log.read_text()):
+                await asyncio.sleep(0.05)
+        return [json.loads(line) for line in text.splitlines()]
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of all samples of this name with these labels; 0 when there is none."""
+        return sum(value for has, value in await self.samples(name) if labels.items() <= has.items())
+
+    async def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """All samples of this name."""
+        text = (await self.send("GET", "/metrics", auth=None)).text
+        families = text_string_to_metric_families(text)
+        return [
+            (dict(sample.labels), sample.value)
+            for family in families
+            for sample in family.samples
+            if sample.name == name
+        ]
+
+
+def _value(client: redis.Redis, name: str) -> object:
+    match client.type(name):
+        case b"string":
+            return client.get(name)
+        case b"hash":
+            return client.hgetall(name)
+        case b"list":
+            return client.lrange(name, 0, -1)
+        case b"zset":
+            return client.zrange(name, 0, -1, withscores=True)
+        case b"set":
+            return client.smembers(name)
+        case b"stream":
+            # Consumers and their idle times change by looking; the entries are what was written.
+            return client.xrange(name)
+        case other:
+            return other
+
+
+@contextlib.asynccontextmanager
+async def running_world(**settings: str) -> AsyncIterator[World]:
+    """Start everything, with `USER` known; `settings` are environment variables of the engine."""
+    async with simulators() as sims:
+        await sims.user()
+        async with world_around(sims, **settings) as world:
+            yield world
+
+
+@contextlib.asynccontextmanager
+async def world_around(sims: Sims, **settings: str) -> AsyncIterator[World]:
+    """As `running_world`, with counterparties that are there already."""
+    with temporary_folder() as folder:
+        server = RedisServer(folder)
+        server.start()
+        engine = EngineProcess(server.url, sims, folder, **settings)
+        try:
+            await engine.start()
+            timeout = aiohttp.ClientTimeout(total=30)
+            async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+                world = World(server, sims, engine, session)
+                await world.load_document()
+                yield world
+        finally:
+            await engine.close()
+            server.stop()
+
+
+__all__ = [
+    "PAYMENTS",
+    "TIME",
+    "USER",
+    "Answer",
+    "World",
+    "as_json",
+    "payment_body",
+    "running_world",
+    "service_token",
+    "shown",
+    "token",
+    "world_around",
+]
