@@ -15,6 +15,7 @@ import prometheus_client.multiprocess
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from app import __version__
 from app.readiness import OK, ReadinessBoard
 from app.sampling import Sampler, SuccessRate
 from app.settings import Settings
@@ -128,7 +129,7 @@ class Parts:
         edge = Edge(surface.name, surface.errors, self.instruments)
         application = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
         routes = [*surface.routes(), *self._ops().routes()]
-        docs = Docs(openapi_document(surface, routes))
+        docs = Docs(openapi_document(surface, routes, version=__version__))
         _mount(application, [*routes, *docs.routes()])
         docs.mount_files(application)
         return application

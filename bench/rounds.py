@@ -112,6 +112,8 @@ def load_and_measure(bench: Bench, case: Case, started: Engine, *, seconds: int)
         raise Wrong(f"{wrong}; the engine's last words:\n{started.server.last_words()}") from None
     loaded_at = time.monotonic()
     drained_at = _drained(started.store) if full else loaded_at
+    if not full:
+        time.sleep(_QUIET_S)  # wrk has hung up on requests that are still under way
     after = _snapshot(started)
     check(before.counts, after.counts, load, full=full)
     return _measured(case, load, before, after, took_s=drained_at - began_at, drain_s=drained_at - loaded_at)

@@ -221,7 +221,7 @@ class CoreApi:
 _READ: Final = (errors.PaymentNotFound, errors.StoreUnavailable, errors.Overloaded)
 _KEY: Final = Param(
     "Idempotency-Key", "header",
-    {"type": "string", "minLength": 1, "maxLength": 255},
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
     "The same key and body is the same payment; the same key and another body is refused.",
 )  # fmt: skip
 _PREFER: Final = Param(

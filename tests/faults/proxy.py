@@ -203,7 +203,7 @@ class Proxy:
             with contextlib.suppress(OSError):
                 await self._join(reader, writer)
         finally:
-            writer.transport.abort()
+            writer.close()
             self._handlers.discard(task)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

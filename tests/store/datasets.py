@@ -83,19 +83,19 @@ class Dataset:
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """One command, past the batcher."""
-        return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+        return await self.client.execute_command(*command)
 
     async def everywhere(self, *command: str) -> None:
         """One command on every primary. A command of two words is given as one text."""
         if is_cluster(self.client):
-            await self.client.execute_command(*command, target_nodes=RedisCluster.PRIMARIES)  # type: ignore[no-untyped-call]
+            await self.client.execute_command(*command, target_nodes=RedisCluster.PRIMARIES)
         else:
             await self.ask(*command)
 
     async def names(self) -> set[str]:
         """The name of every key."""
         nodes = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(self.client) else {}
-        found = await self.client.execute_command("KEYS", "*", **nodes)  # type: ignore[no-untyped-call]
+        found = await self.client.execute_command("KEYS", "*", **nodes)
         pages = found.values() if isinstance(found, dict) else [found]
         return {name.decode() for page in pages for name in page}
 

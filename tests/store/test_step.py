@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis.cluster import key_slot
+from redis.crc import key_slot
 
 from engine.errors import StoreUnavailable
 from engine.store.step import SCRIPT_SHA, Refusal, Step
@@ -188,16 +188,16 @@ async def test_a_step_that_is_half_refused_by_redis_itself_is_not_confirmed(stor
 
 @servers_only("fakeredis has no memory limit")
 async def test_a_full_memory_refuses_a_step_whole(store: Dataset) -> None:
+    await _prepare(store)
     before = await store.dump()
     await store.everywhere("CONFIG SET", "maxmemory", "1")
     try:
         step = Step()
-        step.do("SET", _key(store, "text"), "mine")
-        step.do("DEL", _key(store, "text"))
+        step.do("SET", _key(store, "text"), "overwritten")
+        step.do("DEL", _key(store, "record"))
         step.do("RPUSH", _key(store, "list"), "a")
-        with pytest.raises(StoreUnavailable) as refused:
+        with pytest.raises(StoreUnavailable):
             await store.batcher.step(step)
-        assert "OutOfMemory" in str(refused.value.details["reason"])
         assert await store.dump() == before
     finally:
         await store.everywhere("CONFIG SET", "maxmemory", "0")

@@ -1,0 +1,67 @@
+"""A TCP proxy that loses answers: the command was executed, and nobody is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+_CHUNK_BYTES: Final = 65_536
+
+
+class Proxy:
+    """Passes everything through; after `lose_answers_to`, cuts the line instead of passing an answer on."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.port = 0
+        self.lost = 0
+        self._marker = b""
+        self._losses_left = 0
+
+    def lose_answers_to(self, marker: str, *, times: int) -> None:
+        """The next so many times that a client sends something with this text in it."""
+        self._marker = marker.encode()
+        self._losses_left = times
+
+    async def serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
+        """One connection, until either side ends it."""
+        with contextlib.suppress(OSError):
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
+            answers = asyncio.create_task(_copy(server_reader, client_writer))
+            try:
+                while data := await client_reader.read(_CHUNK_BYTES):
+                    lose = self._losses_left > 0 and self._marker in data
+                    if lose:
+                        # From here on nothing goes back to the client.
+                        answers.cancel()
+                        await asyncio.wait([answers])
+                    server_writer.write(data)
+                    if lose:
+                        assert await server_reader.read(_CHUNK_BYTES), "the server did not answer"
+                        self._losses_left -= 1
+                        self.lost += 1
+                        break
+            finally:
+                answers.cancel()
+                await asyncio.wait([answers])
+                server_writer.close()
+        client_writer.close()
+
+
+@contextlib.asynccontextmanager
+async def proxy_to(port: int, *, listen_on: int = 0) -> AsyncIterator[Proxy]:
+    """A proxy to a port of this machine."""
+    proxy = Proxy(port)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", listen_on)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(_CHUNK_BYTES):
+        writer.write(data)
