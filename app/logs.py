@@ -65,6 +65,8 @@ def configure(level: str, file: TextIO = sys.stderr) -> BufferedLog:
     root = logging.getLogger()
     root.handlers[:] = [_ToStructlog()]
     root.setLevel(logging.WARNING)
+    # The publisher tells of a broker's trouble once; aiokafka would, several times a second while it lasts.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     return buffer
 
 

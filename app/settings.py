@@ -91,12 +91,21 @@ class OrdersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guard: GuardSettings = GuardSettings()
 
 
+class AcquirerGuardSettings(GuardSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A charge takes longer than a look-up, and more of them are under way."""
+
+    timeout_s: float = 8.0
+    deadline_s: float = 10.0
+    slow_call_s: float = 6.0
+    concurrency_max: int = 256
+
+
 class AcquirerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The card acquirer. `name` is kept in every record and metric: do not change it for the same counterparty."""
 
     url: str = ""
     name: str = "card_acquirer"
-    guard: GuardSettings = GuardSettings(timeout_s=8.0, deadline_s=10.0, slow_call_s=6.0, concurrency_max=256)
+    guard: AcquirerGuardSettings = AcquirerGuardSettings()
 
 
 class EventsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

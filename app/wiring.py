@@ -118,7 +118,9 @@ class Parts:
         self.sampler = Sampler(
             self.instruments, RedisDepths(self.batcher, self.keys), self.success_rate, self._connections, now_ms
         )
-        self.surfaces: list[tuple[Surface, int]] = [(self._core(), settings.core.port)] if "http" in roles else []
+        self.surfaces: list[tuple[Surface, int]] = []
+        if "http" in roles and settings.core.enabled:
+            self.surfaces.append((self._core(), settings.core.port))
         self.worker = self._worker() if "worker" in roles else None
         self.publisher = self._publisher() if "relay" in roles else None
         self.relay = self._relay(self.publisher) if self.publisher else None

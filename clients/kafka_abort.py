@@ -1,4 +1,4 @@
-"""Ends an aiokafka producer that may never end by itself.
+"""Ends an aiokafka producer that would not end by itself.
 
 `AIOKafkaProducer.stop()` flushes first, and an idempotent batch never expires: while all brokers are down it waits for
 ever, and cancelling it leaves its tasks and sockets behind. So whatever a producer runs is found and cancelled here,
@@ -14,7 +14,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-_TASKS_END_S = 1.0
+_END_S = 1.0
 
 
 async def abort(producer: AIOKafkaProducer, broken: BaseException | None = None) -> None:
@@ -28,9 +28,26 @@ async def abort(producer: AIOKafkaProducer, broken: BaseException | None = None)
     for task in tasks:
         task.cancel()
     connections = [*producer.client._conns.values(), *_connections_in(broken)]
-    closed = [future for future in map(_drop, connections) if future is not None]
+    closed = [future for future in (each.close() for each in connections) if future is not None]
     if tasks or closed:
-        await asyncio.wait([*tasks, *closed], timeout=_TASKS_END_S)
+        await asyncio.wait([*tasks, *closed], timeout=_END_S)
+
+
+def never_linger(producer: AIOKafkaProducer) -> None:
+    """Has each connection dropped at once when aiokafka closes it, also after a time-out of its own.
+
+    A plain close waits until the peer has read everything; one that stands still never does, and the sockets pile up.
+    """
+    client = producer.client
+    forward = client._on_connection_closed
+
+    def drop(connection: Any, reason: Any) -> None:
+        transport = connection._protocol._transport
+        if transport is not None:
+            transport.abort()
+        forward(connection, reason)
+
+    client._on_connection_closed = drop
 
 
 def _tasks_of(producer: AIOKafkaProducer) -> list[asyncio.Task[Any]]:
@@ -49,16 +66,10 @@ def _tasks_of(producer: AIOKafkaProducer) -> list[asyncio.Task[Any]]:
 
 def _connections_in(broken: BaseException | None) -> list[Any]:
     """The bootstrap connection that a cancelled `start()` forgot: only the traceback still knows it."""
-    if broken is None:
-        return []
-    frames = (frame for frame, _ in traceback.walk_tb(broken.__traceback__))
-    found = [frame.f_locals.get("bootstrap_conn") for frame in frames if frame.f_code.co_name == "bootstrap"]
-    return [connection for connection in found if connection is not None]
-
-
-def _drop(connection: Any) -> asyncio.Future[None] | None:
-    if connection._writer is not None:
-        # A plain close waits until a peer that does not read has read everything.
-        connection._writer.transport.abort()
-    closed: asyncio.Future[None] | None = connection.close()
-    return closed
+    found = []
+    while broken is not None:
+        for frame, _ in traceback.walk_tb(broken.__traceback__):
+            if frame.f_code.co_name == "bootstrap" and (connection := frame.f_locals.get("bootstrap_conn")):
+                found.append(connection)
+        broken = broken.__cause__  # a time-out is raised from the cancellation that it caused
+    return found

@@ -11,7 +11,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
-from clients.kafka_abort import abort
+from clients.kafka_abort import abort, never_linger
 from clients.kafka_settings import KafkaSettings
 from engine.events import OutgoingEvent
 
@@ -59,6 +59,7 @@ class Session:
             # Half, so that one lost request can be repeated under the same sequence number within one publish.
             request_timeout_ms=max(1, int(settings.publish_timeout_s * 500)),
         )
+        never_linger(producer)
         try:
             async with asyncio.timeout(settings.start_timeout_s):
                 await producer.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -13,6 +14,8 @@ from resilience.errors import BadAnswer, CounterpartyError, Refused
 
 _NOT_FOUND: Final = 404
 _OK: Final = 200
+# A sum of money as a JSON number: a text, null or a negative one is the service's mistake, not the payer's.
+_SUM: Final = re.compile(rb"(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18})?(?:[eE][+-]?[0-9]{1,2})?")
 
 
 class _OrderBody(msgspec.Struct, rename="camel"):
@@ -45,6 +48,8 @@ class OrderService:
             order = _decode(body) if status == _OK else None
             if order is None or str(order.id) != order_id:
                 raise ValueError("not the order that was asked for")
+            if not _SUM.fullmatch(order.total_amount):
+                raise ValueError("its total is not a sum of money")
             return Order(
                 id=order_id,
                 user_id=str(order.user_id),

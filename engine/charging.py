@@ -6,6 +6,7 @@ second charge and never to a failure that nobody knows of.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol, assert_never
 
@@ -103,6 +104,7 @@ class Charging:
         *,
         lease_s: float,
         on_outcome: Callable[[bool], None],
+        new_token: Callable[[], str] = lambda: os.urandom(6).hex(),
     ) -> None:
         self._store = store
         self._acquirer = acquirer
@@ -111,6 +113,7 @@ class Charging:
         self._clock = clock
         self._lease_ms = int(lease_s * 1000)
         self._on_outcome = on_outcome
+        self._new_token = new_token
 
     async def process(self, job: Job) -> None:
         """Take a payment one attempt further. Raises `StoreUnavailable`; the job is then still there."""
@@ -135,6 +138,9 @@ class Charging:
             # Its worker may be alive and waiting for the answer: asking now could hear "never seen" too early.
             await self._store.put_off(payment.id, job, due_ms=attempt.lease_until_ms + _LEASE_MARGIN_MS)
             return None
+        if attempt.acquirer != self._acquirer.name:
+            # Another acquirer would truly say "never seen", and then the same payment would be charged there too.
+            return await self._settle(payment, Unknown(f"only {attempt.acquirer} knows"), job)
         return await self._ask(payment, attempt, job)
 
     async def _ask(self, payment: Payment, attempt: Attempt, job: Job) -> Conflict | None:
@@ -149,7 +155,7 @@ class Charging:
 
     async def _send(self, payment: Payment, job: Job) -> Conflict | None:
         now = self._clock()
-        sending = payment.begin(self._acquirer.name, now_ms=now, lease_ms=self._lease_ms)
+        sending = payment.begin(self._acquirer.name, now_ms=now, lease_ms=self._lease_ms, token=self._new_token())
         lease_until = now + self._lease_ms
         sealed = await self._store.begin(sending, due_ms=lease_until + _LEASE_MARGIN_MS)
         if isinstance(sealed, Conflict):

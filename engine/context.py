@@ -36,8 +36,9 @@ def set_current(request_id: str, traceparent: str) -> RequestContext:
 
 def accept(request_id: str | None, traceparent: str | None) -> RequestContext:
     """The ids that a client sent where they have the right form (W3C Trace Context for the second), else new ones."""
+    fresh = os.urandom(32).hex()
     if request_id is None or not _REQUEST_ID.match(request_id):
-        request_id = os.urandom(8).hex()
+        request_id = fresh[:16]
     if traceparent is None or not _TRACEPARENT.match(traceparent):
-        traceparent = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+        traceparent = f"00-{fresh[16:48]}-{fresh[48:]}-01"
     return set_current(request_id, traceparent)

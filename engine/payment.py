@@ -73,6 +73,8 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     ended_ms: int = 0
     asked: int = 0
     """How often the acquirer was asked for, or refused us, an outcome; the pauses grow with it."""
+    token: str = ""
+    """Made anew by whoever begins: two workers that begin in one millisecond must not write the same record."""
 
 
 class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version": "v"}):
@@ -120,7 +122,7 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version"
         last = self.attempt
         return last if last is not None and last.state in _UNSETTLED else None
 
-    def begin(self, acquirer: str, *, now_ms: int, lease_ms: int) -> Payment:
+    def begin(self, acquirer: str, *, now_ms: int, lease_ms: int, token: str = "") -> Payment:
         """The intent to send: written before a byte leaves, so that a crash leads to a question, not a second charge.
 
         An attempt that is known not to have left, or that the acquirer has never seen, keeps its number and so its
@@ -129,14 +131,16 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version"
         self._require(Status.COMPLETED)
         last = self.attempt
         again = last is not None and last.acquirer == acquirer and last.state is not AttemptState.REJECTED
+        assert again or last is None or self.unsettled is None, f"only {last.acquirer} knows what became of the attempt"
         number = last.number if last is not None and again else len(self.attempts) + 1
         asked = last.asked if last is not None and again else 0
-        sending = Attempt(number, acquirer, AttemptState.SENDING, now_ms, now_ms + lease_ms, asked=asked)
+        sending = Attempt(number, acquirer, AttemptState.SENDING, now_ms, now_ms + lease_ms, asked=asked, token=token)
         kept = self.attempts[:-1] if again else self.attempts
         return self._next(attempts=(*kept, sending))
 
     def leave_open(self, state: AttemptState, *, now_ms: int) -> Payment:
         """The latest attempt has no outcome: it was not sent, or nobody knows."""
+        self._require(Status.COMPLETED)
         return self._next(attempts=self._attempts(state, now_ms, asked=1))
 
     def complete(self, transaction_id: str, *, now_ms: int) -> Payment:

@@ -20,7 +20,7 @@ _NONCE_BYTES: Final = 12
 class CardsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The secrets for cards. They come from the environment, never from a file in a repository.
 
-    `keys`: `id:base64 of 32 bytes`, several divided by commas; the first one seals, all of them open.
+    `keys`: `id:base64 of 32 bytes`, several divided by commas, each id once; the first seals, all open.
     `fingerprint_secret`: base64 of at least 32 bytes; it must stay the same as long as idempotency keys live.
     """
 
@@ -46,8 +46,8 @@ def parse_keys(text: str) -> dict[str, bytes]:
     for part in text.split(","):
         key_id, _, encoded = part.strip().partition(":")
         key = _decoded(encoded)
-        if not 1 <= len(key_id) <= 32 or not key_id.isascii() or len(key) != 32:
-            raise ValueError("cards.keys must be `id:base64 of 32 bytes`, several divided by commas")
+        if not 1 <= len(key_id) <= 32 or not key_id.isascii() or len(key) != 32 or key_id in keys:
+            raise ValueError("cards.keys must be `id:base64 of 32 bytes`, several divided by commas, each id once")
         keys[key_id] = key
     return keys
 

@@ -46,6 +46,7 @@ class Batcher:
         self._waiting_max = waiting_max
         self._batch_max = batch_max
         self._pipelines_max = pipelines_max
+        self._closed = False
 
     async def run(self) -> None:
         """Send until cancelled; whoever still waits then gets `StoreUnavailable`."""
@@ -53,6 +54,11 @@ class Batcher:
             async with asyncio.TaskGroup() as senders:
                 for _ in range(self._pipelines_max):
                     senders.create_task(self._send())
+                try:
+                    # For ever, and here: the senders must see the end, for one may miss its own cancellation.
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    self._closed = True
         finally:
             while self._waiting:
                 _fail(self._waiting.popleft()[1], StoreUnavailable("the store is closed"))
@@ -74,6 +80,9 @@ class Batcher:
 
     def command(self, *command: Argument) -> asyncio.Future[Any]:
         """Run one command; its first key decides where. Raises like `step`, and `Overloaded` at once."""
+        if self._closed:
+            # Nobody sends any more: without this, whoever gives back its leases at the end would wait for ever.
+            raise StoreUnavailable("the store is closed")
         if len(self._waiting) >= self._waiting_max:
             self._instruments.rejections.labels("store_waiting").inc()
             raise Overloaded("store_waiting")
@@ -83,7 +92,8 @@ class Batcher:
         return future
 
     async def _send(self) -> None:
-        while True:
+        # redis-py sends within `asyncio.wait_for`, which on Python 3.11 may swallow a cancellation.
+        while not self._closed:
             await self._wake.wait()
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))]
             if not self._waiting:
@@ -98,7 +108,9 @@ class Batcher:
             for command, _ in batch:
                 pipeline.execute_command(*command)
             replies = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
+            # Not only Redis's own errors: uvloop answers a write to a connection that was reset a moment ago with
+            # a RuntimeError. One broken batch must not end the sender, and with it the process.
             for _, future in batch:
                 _fail(future, _unavailable(error))
         except BaseException as error:

@@ -47,7 +47,8 @@ class RedisCheck:
             if not problems:
                 problems += await self._dataset_problems()
             warnings += await self._clock_warnings()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, TimeoutError, RuntimeError) as error:
+            # RuntimeError is uvloop's word for a connection that was reset a moment ago.
             problems.append(f"redis does not answer ({type(error).__name__})")
         return StoreReport(tuple(problems), tuple(warnings))
 

@@ -13,6 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from engine.store.batch import RedisClient
+from engine.store.packing import CONNECTION_BY_SCHEME, SentinelConnection
 
 
 class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,9 +55,10 @@ def connect(settings: RedisSettings) -> RedisClient:
     # redis-py's own default is ten retries of every command, writes too.
     retry = Retry(NoBackoff(), 0)
     scheme = urlsplit(settings.url).scheme
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in CONNECTION_BY_SCHEME:
         pool = BlockingConnectionPool.from_url(
             settings.url,
+            connection_class=CONNECTION_BY_SCHEME[scheme],
             max_connections=settings.connections_max,
             timeout=settings.timeout_s,
             socket_timeout=settings.timeout_s,
@@ -86,7 +88,13 @@ def _sentinel(settings: RedisSettings, retry: Retry) -> Redis:
         _hosts(settings.url, 26379), sentinel_kwargs=dict(timeouts)
     )
     pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        service, sentinel, max_connections=settings.connections_max, retry=retry, **timeouts, **_login(settings.url)
+        service,
+        sentinel,
+        connection_class=SentinelConnection,
+        max_connections=settings.connections_max,
+        retry=retry,
+        **timeouts,
+        **_login(settings.url),
     )
     return Redis.from_pool(pool)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from engine.errors import StoreUnavailable
+from engine.errors import Overloaded, StoreUnavailable
 from engine.store.batch import Batcher
 from engine.store.keys import Keys
 from engine.store.step import Refusal, Step
@@ -51,7 +51,7 @@ class ShardLeases:
             for shard in range(len(self._keys.shards)):
                 if shard in self._held or len(self._held) < share:
                     await self._take(shard)
-        except StoreUnavailable:
+        except (StoreUnavailable, Overloaded):
             return
 
     async def release(self) -> None:
@@ -60,7 +60,7 @@ class ShardLeases:
             for shard in list(self._held):
                 await self._give_back(shard)
             await self._batcher.command("ZREM", self._members, self._owner)
-        except StoreUnavailable:
+        except (StoreUnavailable, Overloaded):
             self._held.clear()
 
     async def _fair_share(self) -> int:

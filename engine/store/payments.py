@@ -66,6 +66,9 @@ class RedisPayments:
         shard = self._keys.of(payment.id)
         record = _encode(payment)
         step = Step()
+        # An earlier try may have run with its answer lost, and the payment may have failed and freed its order since:
+        # without this, the repeated step would take the free order and bring the failed payment back to life.
+        step.expect_version(shard.payment(payment.id), 0)
         step.expect_value(shard.order(payment.order_id), "")
         step.expect_below(shard.jobs, self._jobs_max)
         step.expect_below(shard.outbox, self._outbox_max)
@@ -78,9 +81,11 @@ class RedisPayments:
         step.do("ZADD", shard.due, due_ms, payment.id)
         step.do("XADD", shard.jobs, "*", "p", payment.id, "b", record)
         match await self._run(step):
-            case Refusal(check=0) as refusal:
+            case Refusal(check=0):
+                return payment.id
+            case Refusal(check=1) as refusal:
                 return PaymentId(refusal.found.decode())
-            case Refusal(check=1):
+            case Refusal(check=2):
                 raise Overloaded("jobs")
             case Refusal():
                 raise Overloaded("outbox", retry_after_s=5.0)

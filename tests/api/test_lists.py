@@ -81,8 +81,13 @@ async def test_pages_of_any_size_hold_every_payment_once(shopper: Shopper, limit
     assert all(len(page) == limit for page in pages[:-1])
 
 
-async def test_the_newest_payment_comes_first(shopper: Shopper) -> None:
-    times = [payment["createdAt"] for page in await shopper.pages(7) for payment in page]
+async def test_the_newest_payment_comes_first(world: World) -> None:
+    patient = Shopper(world, await world.user())
+    for _ in range(5):
+        await patient.buy(1)
+    [page] = await patient.pages(10)
+    assert [payment["id"] for payment in page] == [payment["id"] for payment in reversed(patient.made)]
+    times = [payment["createdAt"] for payment in page]
     assert times == sorted(times, reverse=True)
 
 
@@ -102,7 +107,9 @@ async def test_a_user_without_payments_has_an_empty_list(world: World) -> None:
     assert await nobody.page() == {"payments": [], "next_cursor": None}
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "101", "1000000000000000000000", "abc", "1.5", "", "1e1", "%31%00", "%D9%A3"])
+@pytest.mark.parametrize(
+    "limit", ["0", "-1", "101", "1000000000000000000000", "abc", "1.5", "", "1e1", "%31%00", "%D9%A3"]
+)
 async def test_a_limit_out_of_range_is_refused(shopper: Shopper, limit: str) -> None:
     answer = await shopper.world.get(f"{PAYMENTS}/user/{shopper.user_id}?limit={limit}", auth=shopper.auth)
     error = shopper.world.refused(answer, 422, "INVALID_REQUEST")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.api.world import PAYMENTS, TIME, USER, World, as_json, payment_body, service_token, token
+from tests.api.world import PAYMENTS, TIME, USER, World, as_json, eventually, payment_body, service_token, token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,10 +19,10 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-async def held_payment(world: World, *, delay_s: float = 1.0, **card: str) -> dict[str, Any]:
-    """A payment that stays `processing` for a while, because the acquirer thinks about it."""
-    await world.sims.fault(world.sims.acquirer, "delay", delay_s=delay_s, times=1)
-    return await world.paid(wait_s=None, **card)
+async def held_payment(world: World) -> dict[str, Any]:
+    """A payment that stays `processing` for a second, because the acquirer thinks about it."""
+    await world.sims.fault(world.sims.acquirer, "delay", delay_s=1, times=1)
+    return await world.paid(wait_s=None)
 
 
 async def test_the_contracts_request_gets_the_contracts_answer(world: World) -> None:
@@ -139,6 +138,12 @@ async def test_the_event_of_a_failed_payment_is_the_contracts(world: World) -> N
     }
 
 
+async def test_a_charge_that_nobody_answered_for_is_not_called_failed(world: World) -> None:
+    payment = await world.paid(cardNumber="4009730000000302", wait_s=1)
+    assert payment["status"] == "processing"
+    assert len(await world.effects_of([payment["id"]])) == 1
+
+
 async def test_a_live_payment_has_no_events_yet(world: World) -> None:
     payment = await held_payment(world)
     assert (await world.get(f"{PAYMENTS}/{payment['id']}/events")).json == {"events": []}
@@ -148,17 +153,12 @@ async def test_a_live_payment_has_no_events_yet(world: World) -> None:
 async def test_what_is_published_is_what_the_events_endpoint_shows(world: World) -> None:
     payment = await world.paid()
     [shown] = (await world.get(f"{PAYMENTS}/{payment['id']}/events")).json["events"]
-    async with asyncio.timeout(10):
-        while not (found := published(world, payment["id"])):
-            await asyncio.sleep(0.05)
-    assert [line["value"] for line in found] == [shown]
 
+    async def published() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in world.engine.events_file.read_text().splitlines()]
+        return [line["value"] for line in lines if line["key"] == payment["id"]]
 
-def published(world: World, payment_id: str) -> list[dict[str, Any]]:
-    """The payment's lines in the file of events."""
-    path = world.engine.events_file
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [line for line in lines if line["key"] == payment_id]
+    assert await eventually(published) == [shown]
 
 
 @pytest.mark.parametrize("suffix", ["", "/events"])

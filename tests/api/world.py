@@ -7,8 +7,9 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, NamedTuple
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import redis
@@ -27,6 +28,8 @@ from tests.support import (
     temporary_folder,
     token,
 )
+
+T = TypeVar("T")
 
 PAYMENTS = "/api/payments"
 RETRIES = {"never", "same_key", "new_key", "after"}
@@ -73,12 +76,19 @@ def as_json(body: Mapping[str, Any], *, amount: str | None = None) -> bytes:
     return json.dumps({**body, "amount": "@amount@"}).replace('"@amount@"', amount).encode()
 
 
+async def eventually(look: Callable[[], Awaitable[T | None]], *, within_s: float = 10) -> T:
+    """Look again and again; gives the first answer that is something."""
+    ends_at = time.monotonic() + within_s
+    while not (found := await look()):
+        assert time.monotonic() < ends_at, f"still {found} after {within_s} s"
+        await asyncio.sleep(0.02)
+    return found
+
+
 class World:
     """One running engine, and everything around it that a test may look at."""
 
-    def __init__(
-        self, server: RedisServer, sims: Sims, engine: EngineProcess, session: aiohttp.ClientSession
-    ) -> None:
+    def __init__(self, server: RedisServer, sims: Sims, engine: EngineProcess, session: aiohttp.ClientSession) -> None:
         self.redis, self.sims, self.engine = server, sims, engine
         self._session = session
         self._numbers = itertools.count(1)
@@ -204,14 +214,25 @@ class World:
         finally:
             client.close()
 
+    async def at_rest(self, *, within_s: float = 20) -> dict[str, Any]:
+        """What is written, as soon as no payment is under way and every event is out."""
+
+        async def resting() -> dict[str, Any] | None:
+            written = self.written()
+            return None if any(name.endswith((":jobs", ":outbox")) for name in written) else written
+
+        return await eventually(resting, within_s=within_s)
+
     async def log_lines(self, *, within_s: float = 5) -> list[dict[str, Any]]:
         """What the engine has logged up to now; it is written a moment later than it happens."""
         mark = f"mark-{next(self._numbers)}"
         await self.paid(headers={"X-Request-Id": mark})
-        async with asyncio.timeout(within_s):
-            while mark not in (text := self.engine.log.read_text()):
-                await asyncio.sleep(0.05)
-        return [json.loads(line) for line in text.splitlines()]
+
+        async def logged() -> list[str]:
+            text = self.engine.log.read_text()
+            return text.splitlines() if mark in text else []
+
+        return [json.loads(line) for line in await eventually(logged, within_s=within_s)]
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of all samples of this name with these labels; 0 when there is none."""
@@ -283,6 +304,7 @@ __all__ = [
     "Answer",
     "World",
     "as_json",
+    "eventually",
     "payment_body",
     "running_world",
     "service_token",

@@ -226,7 +226,9 @@ async def test_who_finds_no_room_in_flight_gets_false_in_time(mock_brokers: Mock
         told = await asyncio.gather(*(in_time(publisher, batch) for batch in batches))
 
         assert told == [[False] * 5] * 4
-        mock_brokers.set_round_trip(0)
+    mock_brokers.set_round_trip(0)
+    sent = {each.event_id for each in await read_topic(mock_brokers.bootstrap, topic)}
+    assert len(sent - {"pay-0-1"}) <= 5, "more was under way than may be"
 
 
 async def test_a_cancelled_publish_leaves_a_publisher_that_works(mock_brokers: MockBrokers) -> None:
@@ -276,7 +278,8 @@ async def test_something_that_is_not_kafka_is_only_trouble(answer: bytes) -> Non
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, publisher_to(address) as publisher:
+    several = ",".join([address] * 4)  # so that the limits of the single requests add up to more than ours
+    async with server, publisher_to(several) as publisher:
         for _ in range(2):
             assert await in_time(publisher, [make_event("t", "pay-1", 1)]) == [False]
 
@@ -291,6 +294,14 @@ async def test_close_while_a_broker_keeps_the_first_answer_to_itself(mock_broker
             await asyncio.sleep(delay_s)
             await publisher.close()
             assert await publishing == [False]
+
+
+async def test_a_start_that_takes_too_long_is_given_up_at_whatever_step_it_is(mock_brokers: MockBrokers) -> None:
+    """The same as above, by the time limit of the start."""
+    mock_brokers.set_round_trip(0.2)
+    for limit_s in (0.05, 0.25, 0.35, 0.45, 0.65):
+        async with publisher_to(mock_brokers.bootstrap, start_timeout_s=limit_s) as publisher:
+            assert await in_time(publisher, [make_event("t", "pay-1", 1)]) == [False]
 
 
 async def test_a_trouble_that_lasts_is_logged_once(mock_brokers: MockBrokers) -> None:
@@ -335,23 +346,26 @@ async def limited_topic(broker: RealBroker, *, max_bytes: int) -> str:
 async def test_a_real_broker_that_stands_still_costs_time_and_neither_sockets_nor_order(
     kafka_broker: RealBroker,
 ) -> None:
-    """It does not even read, so the sockets are full: a close that waits for them would hang."""
-    topic = new_topic()
-    body = b'"' + b"x" * 50_000 + b'"'
-    waiting = [make_event(topic, f"pay-{n}", m, value=body) for m in range(1, 11) for n in range(20)]
-    async with publisher_to(kafka_broker.bootstrap) as publisher:
-        assert await in_time(publisher, [make_event(topic, f"pay-{n}", 0) for n in range(20)]) == [True] * 20
-        kafka_broker.pause()
-        try:
-            assert not any(await in_time(publisher, waiting))
-            async with asyncio.timeout(SLACK_S):
-                await publisher.close()
-        finally:
-            kafka_broker.resume()
+    """It does not even read, so the sockets are full: a close that waits until they are empty would hang."""
+    topic, fillers = new_topic(), [new_topic() for _ in range(15)]
+    keys = [f"pay-{n}" for n in range(20)]
+    waiting = [make_event(topic, key, m) for m in range(1, 6) for key in keys]
+    large = b'"' + b"x" * 900_000 + b'"'
+    filling = [make_event(each, "fill", 1, value=large) for each in fillers]
+    try:
+        async with publisher_to(kafka_broker.bootstrap) as publisher:
+            first = [make_event(topic, key, 0) for key in keys] + [make_event(each, "fill", 0) for each in fillers]
+            async with asyncio.timeout(20):
+                while not all(await publisher.publish(first)):
+                    pass
+            kafka_broker.pause()
+            assert not any(await in_time(publisher, filling + waiting))
+    finally:
+        kafka_broker.resume()
     async with publisher_to(kafka_broker.bootstrap, publish_timeout_s=20.0) as publisher:
         assert all(await publisher.publish(waiting))
     ids = ids_by_key(await read_topic(kafka_broker.bootstrap, topic))
-    assert ids == {f"pay-{n}": [f"pay-{n}-{m}" for m in range(11)] for n in range(20)}
+    assert ids == {key: [f"{key}-{m}" for m in range(6)] for key in keys}
 
 
 async def test_a_real_broker_killed_while_publishing_has_every_event_that_was_acknowledged(

@@ -139,9 +139,9 @@ async def _hold(rule: Rule, reader: asyncio.StreamReader, held: bytes) -> bytes 
 class Proxy:
     """Stands before `port` of this machine. Use it with `async with`; `fired` counts faults that are no rules."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, listen: int = 0) -> None:
         self.fired: Counter[str] = Counter()
-        self.port = 0
+        self.port = listen
         self.delay_s = 0.0
         """Each reply comes so much later."""
         self.cut_after_bytes: int | None = None
@@ -153,7 +153,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -200,7 +200,8 @@ class Proxy:
         assert task is not None
         self._handlers.add(task)
         try:
-            with contextlib.suppress(OSError):
+            # Cancelled only by us at the end; asyncio's streams would log it as an error.
+            with contextlib.suppress(OSError, asyncio.CancelledError):
                 await self._join(reader, writer)
         finally:
             writer.close()

@@ -59,7 +59,6 @@ QUICK: Mapping[str, str] = {
 LEASE_S = 6.0
 
 HEALED_WITHIN_S = 60.0
-_ANSWER_TIMEOUT_S = 5.0
 # Answers that leave open whether something was written: the client must repeat with the same key to know.
 _TELLS_NOTHING = ("INTERNAL", "STORE_UNAVAILABLE")
 _BROKEN = re.compile(r'Traceback|"level":"error"|never retrieved|never awaited')
@@ -126,6 +125,10 @@ class Wish(NamedTuple):
         return payment_body(self.order_id, amount=self.amount_minor / 100, **self.card)
 
 
+class NoStatus(Exception):
+    """The engine could not say how the payment stands."""
+
+
 class Shop:
     """Buys, repeats with the same key when it was not answered, and remembers every answer."""
 
@@ -134,6 +137,7 @@ class Shop:
         self.seen: list[Seen] = []
         self.answers: list[bytes] = []
         """The bodies and headers of all answers, to be searched."""
+        self.answer_timeout_s = 5.0
         self._engines = engines
         self._session = session
         self._sims = sims
@@ -147,7 +151,7 @@ class Shop:
         await self._sims.order(f"order-{number}", price=minor / 100)
         return Wish(f"order-{number}", f"key-{number}" if key else None, minor, card)
 
-    async def post(self, wish: Wish, *, wait_s: int = 0, timeout_s: float = _ANSWER_TIMEOUT_S) -> Posted:
+    async def post(self, wish: Wish, *, wait_s: int = 0) -> Posted:
         """Post once. No answer is an answer too: `unknown`."""
         headers = {"Authorization": f"Bearer {token()}"}
         if wish.key is not None:
@@ -158,7 +162,7 @@ class Shop:
         base = engines[next(self._turn) % len(engines)].base
         try:
             async with self._session.post(
-                f"{base}/api/payments", json=wish.body(), headers=headers, timeout=aiohttp.ClientTimeout(timeout_s)
+                f"{base}/api/payments", json=wish.body(), headers=headers, timeout=self._timeout
             ) as response:
                 status, body = response.status, await response.json()
                 self.answers.append(repr((response.headers, body)).encode())
@@ -192,12 +196,23 @@ class Shop:
         await asyncio.gather(*(buy() for _ in range(concurrency)))
         return done
 
-    async def watch(self, *, every_s: float = 0.05) -> None:
-        """Look at accepted payments again and again, until cancelled: a terminal status must stay."""
+    @contextlib.asynccontextmanager
+    async def watching(self, *, every_s: float = 0.05) -> AsyncIterator[None]:
+        """Look at accepted payments again and again meanwhile: a terminal status must stay."""
+        task = asyncio.create_task(self._watch(every_s))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+
+    async def _watch(self, every_s: float) -> None:
         for number in itertools.count():
             accepted = [posted.payment_id for posted in self.posted if posted.outcome == "ok"]
             if accepted:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, KeyError):
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, NoStatus):
                     await self.look(accepted[(number * 7919) % len(accepted)])
             await asyncio.sleep(every_s)
 
@@ -206,13 +221,19 @@ class Shop:
         headers = {"Authorization": f"Bearer {token()}"}
         base = self._engines()[0].base
         async with self._session.get(
-            f"{base}/api/payments/{payment_id}", headers=headers, timeout=aiohttp.ClientTimeout(_ANSWER_TIMEOUT_S)
+            f"{base}/api/payments/{payment_id}", headers=headers, timeout=self._timeout
         ) as response:
             body = await response.json()
             self.answers.append(repr((response.headers, body)).encode())
+        if response.status != 200:
+            raise NoStatus(body)
         status: str = body["status"]
         self.seen.append(Seen(payment_id, status))
         return status
+
+    @property
+    def _timeout(self) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(self.answer_timeout_s)
 
     def _remember(self, wish: Wish, outcome: Any, *, payment_id: str = "", detail: str = "") -> Posted:
         posted = Posted(wish.order_id, wish.key, wish.amount_minor, "USD", outcome, payment_id, detail)

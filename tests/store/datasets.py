@@ -118,9 +118,7 @@ async def running(
     client: RedisClient, *, shards: int = 16, waiting_max: int = 4096, batch_max: int = 128, pipelines_max: int = 2
 ) -> AsyncIterator[Dataset]:
     """A dataset whose batcher runs; closes the client at the end."""
-    dataset = Dataset(
-        client, shards=shards, waiting_max=waiting_max, batch_max=batch_max, pipelines_max=pipelines_max
-    )
+    dataset = Dataset(client, shards=shards, waiting_max=waiting_max, batch_max=batch_max, pipelines_max=pipelines_max)
     batching = asyncio.create_task(dataset.batcher.run())
     try:
         yield dataset

@@ -1,0 +1,217 @@
+"""The circuit of a counterparty that is down: it opens, refuses without asking, tries, and closes, as configured."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from simulators.orders import OrderServiceSim
+from simulators.users import UserServiceSim
+from tests.api.counterparts import Stoppable
+from tests.api.world import TIME, Answer, World, eventually, payment_body, token, world_around
+from tests.support import Sims, simulators
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+FAILURES_TO_OPEN, TRIALS, OPEN_S = 4, 3, 1.5
+CODES = {"user_service": "USER_SERVICE_UNAVAILABLE", "order_service": "ORDER_SERVICE_UNAVAILABLE"}
+CLOSED, HALF_OPEN, OPEN = 0, 1, 2
+
+
+def settings(section: str) -> dict[str, str]:
+    """One guard's numbers; one try a payment, so that each refused payment is one failure."""
+    numbers = {
+        "FAILURES_TO_OPEN": FAILURES_TO_OPEN, "TRIALS": TRIALS, "OPEN_S": OPEN_S, "TRIES_MAX": 1, "TIMEOUT_S": 3, "SLOW_CALL_S": 3,
+        "WINDOW_CALLS_MIN": 100_000,
+    }  # fmt: skip
+    return {f"PAYMENTS__{section}__GUARD__{name}": str(value) for name, value in numbers.items()}
+
+
+class Circuit:
+    """A counterparty that can be stopped, and the engine's circuit to it."""
+
+    def __init__(self, name: str, world: World, service: Stoppable) -> None:
+        self.name, self.world, self.service = name, world, service
+
+    async def status(self) -> dict[str, Any]:
+        """What the status endpoint shows."""
+        status: dict[str, Any] = (await self.world.get("/api/circuit-breaker/status")).json
+        circuit: dict[str, Any] = status[self.name]
+        return circuit
+
+    async def metric(self) -> float:
+        """What Prometheus scrapes."""
+        return await self.world.metric("circuit_breaker_state", counterparty=self.name)
+
+    async def pay(self, count: int = 1) -> list[Answer]:
+        """Payments at once, each of another user, so that none profits from what another has asked."""
+        if not self.service.running:
+            bodies = [payment_body(f"order-{number}", user_id=f"user-of-{number}") for number in range(count)]
+        else:
+            users = [await self.world.user() for _ in range(count)]
+            bodies = [payment_body(await self.world.order(user_id=user), user_id=user) for user in users]
+        return await asyncio.gather(*[self.world.pay(body, auth=token(body["userId"])) for body in bodies])
+
+    def refused(self, answer: Answer) -> dict[str, Any]:
+        """Assert that this counterparty could not be asked."""
+        error = self.world.refused(answer, 503, CODES[self.name])
+        assert error["retry"] == "after"
+        return error
+
+    async def break_it(self) -> None:
+        """Stop the service and pay until the circuit is open."""
+        await self.service.stop()
+        for _ in range(FAILURES_TO_OPEN):
+            [answer] = await self.pay()
+            self.refused(answer)
+        assert (await self.status())["state"] == "open"
+
+    async def heal(self) -> None:
+        """Start the service again and pay until the circuit is closed."""
+        await self.service.start()
+        await self.world.sims.clear_faults(self.service.base)
+
+        async def closed() -> bool:
+            await self.pay()
+            return bool((await self.status())["state"] == "closed")
+
+        assert await eventually(closed, within_s=20)
+
+    async def slow_down(self, delay_s: float) -> None:
+        """The service answers late from now on; its faults count who asked."""
+        await self.world.sims.fault(self.service.base, "delay", delay_s=delay_s, method="GET")
+
+    async def asked(self, kind: str = "delay") -> int:
+        """How many requests a fault of this kind has seen."""
+        fired: dict[str, int] = (await self.world.sims.faults(self.service.base))["fired"]
+        return fired[kind]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def circuits() -> AsyncIterator[dict[str, Circuit]]:
+    """Both services, stoppable."""
+    users, orders = Stoppable(UserServiceSim(None)), Stoppable(OrderServiceSim(None))
+    async with simulators() as other, users, orders:
+        sims = Sims(users.base, orders.base, other.acquirer, other.session)
+        await sims.user()
+        async with world_around(sims, **settings("USERS"), **settings("ORDERS")) as world:
+            yield {
+                "user_service": Circuit("user_service", world, users),
+                "order_service": Circuit("order_service", world, orders),
+            }
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=["user_service", "order_service"])
+async def circuit(request: pytest.FixtureRequest, circuits: dict[str, Circuit]) -> AsyncIterator[Circuit]:
+    """Each of the two in turn, closed before and after."""
+    one = circuits[request.param]
+    yield one
+    await one.heal()
+
+
+async def test_the_circuit_opens_after_the_configured_failures_and_shows_it(circuit: Circuit) -> None:
+    await circuit.service.stop()
+    written = await circuit.world.at_rest()
+    for failure in range(1, FAILURES_TO_OPEN + 1):
+        assert ((await circuit.status())["state"], await circuit.metric()) == ("closed", CLOSED)
+        [answer] = await circuit.pay()
+        circuit.refused(answer)
+        status = await circuit.status()
+        assert status["failure_count"] == failure
+        assert TIME.fullmatch(status["last_failure"])
+    assert ((await circuit.status())["state"], await circuit.metric()) == ("open", OPEN)
+    assert await circuit.world.at_rest() == written
+
+
+async def test_an_open_circuit_refuses_at_once_and_nobody_is_asked(circuit: Circuit) -> None:
+    await circuit.break_it()
+    opened = time.monotonic()
+    async with circuit.service.only_listening() as knocks:
+        [first] = await circuit.pay()
+        answers = [first, *await circuit.pay(20)]
+        assert time.monotonic() - opened < OPEN_S, "the machine is too slow to tell"
+        for answer in answers:
+            circuit.refused(answer)
+            assert 1 <= int(answer.headers["Retry-After"]) <= math.ceil(OPEN_S)
+        assert knocks == []
+    assert (await circuit.status())["state"] == "open"
+
+
+async def test_a_half_open_circuit_lets_exactly_the_configured_trials_pass_and_closes(circuit: Circuit) -> None:
+    await circuit.break_it()
+    await circuit.service.start()
+    users = [await circuit.world.user() for _ in range(30)]
+    bodies = [payment_body(await circuit.world.order(user_id=user), user_id=user) for user in users]
+    await circuit.slow_down(1.2)
+    before = await circuit.asked()
+    await asyncio.sleep(OPEN_S + 0.1)
+    paying = [
+        asyncio.create_task(circuit.world.pay(body, auth=token(body["userId"])))
+        for body in bodies
+    ]  # fmt: skip
+    refused, _ = await asyncio.wait(paying, timeout=1.0)
+    assert (await circuit.status())["state"] == "half_open"
+    assert await circuit.metric() == HALF_OPEN
+    answers = await asyncio.gather(*paying)
+    assert await circuit.asked() - before == TRIALS
+    assert sum(answer.status == 201 for answer in answers) == TRIALS
+    assert len(refused) == len(paying) - TRIALS, "who is not a trial is refused at once"
+    for answer in answers:
+        if answer.status != 201:
+            circuit.refused(answer)
+    status = await circuit.status()
+    assert (status["state"], status["failure_count"], await circuit.metric()) == ("closed", 0, CLOSED)
+    await circuit.world.sims.clear_faults(circuit.service.base)
+    assert {answer.status for answer in await circuit.pay(10)} == {201}
+
+
+async def test_a_trial_that_fails_opens_the_circuit_again(circuit: Circuit) -> None:
+    await circuit.break_it()
+    await circuit.service.start()
+    users = [await circuit.world.user() for _ in range(2)]
+    bodies = [payment_body(await circuit.world.order(user_id=user), user_id=user) for user in users]
+    await circuit.world.sims.fault(circuit.service.base, "error_before", method="GET")
+    before = await circuit.asked("error_before")
+    await asyncio.sleep(OPEN_S + 0.1)
+    first = await circuit.world.pay(bodies[0], auth=token(users[0]))
+    circuit.world.refused(first, 502, "BAD_UPSTREAM_ANSWER")
+    assert ((await circuit.status())["state"], await circuit.metric()) == ("open", OPEN)
+    circuit.refused(await circuit.world.pay(bodies[1], auth=token(users[1])))
+    assert await circuit.asked("error_before") - before == 1
+
+
+async def test_an_open_circuit_is_one_counterpartys_alone(circuits: dict[str, Circuit]) -> None:
+    users, orders = circuits["user_service"], circuits["order_service"]
+    await users.break_it()
+    assert ((await orders.status())["state"], await orders.metric()) == ("closed", CLOSED)
+    assert (await users.world.send("GET", "/ready", auth=None)).status == 200
+    await users.heal()
+
+
+async def test_a_user_who_was_just_paid_for_can_pay_although_the_user_service_is_down(
+    circuits: dict[str, Circuit],
+) -> None:
+    users = circuits["user_service"]
+    user = await users.world.user()
+    await users.world.paid(user_id=user)
+    order = await users.world.order(user_id=user)
+    await users.break_it()
+    assert (await users.world.pay(payment_body(order, user_id=user), auth=token(user))).status == 201
+    await users.heal()
+
+
+async def test_a_healthy_no_is_no_failure(circuits: dict[str, Circuit]) -> None:
+    world = circuits["user_service"].world
+    for number in range(FAILURES_TO_OPEN * 2):
+        stranger = f"unknown-{number}"
+        body = payment_body(f"order-unknown-{number}", user_id=stranger)
+        world.refused(await world.pay(body, auth=token(stranger)), 404)
+    for circuit in circuits.values():
+        status = await circuit.status()
+        assert (status["state"], status["failure_count"]) == ("closed", 0)

@@ -1,0 +1,156 @@
+"""Redis dies, or its connections do: nothing acknowledged is lost, and the engine finds back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+from simulators import cards
+from tests.faults.proxy import Fate
+from tests.faults.side_by_side import side_by_side
+from tests.faults.world import World, eventually, world
+
+ACCEPTS = rb'\{"v":1,"id"'
+INTENDS = rb'\{"v":2,"id"'
+SETTLES = rb"payment_completed|payment_failed"
+EVERYTHING = rb""
+
+
+@side_by_side
+async def test_redis_killed_under_load_loses_nothing_that_was_acknowledged(folder: Path) -> None:
+    """AOF everysec: kill -9 takes the process, not the page cache. The engine is not restarted."""
+    async with world(folder) as w, w.shop.watching():
+        buying = asyncio.ensure_future(w.shop.load(400, concurrency=16))
+        for number in (1, 2):
+            await eventually(lambda number=number: _accepted(w) >= 130 * number, timeout_s=60)
+            w.redis.kill()
+            await eventually(lambda: _ready(w, 503), timeout_s=10)
+            status, parts = await w.engine.ready_parts()
+            assert status == 503
+            assert parts["store"] != "ok" and parts["process"] == "ok"
+            assert not buying.done(), "the load was over before the kill"
+            await asyncio.to_thread(w.redis.start)
+            started = time.monotonic()
+            await eventually(lambda: _ready(w, 200), timeout_s=10)
+            print(f"ready {time.monotonic() - started:.1f} s after Redis was back")
+        await buying
+        evidence = await w.judge()
+        assert len(evidence.payments) == 400
+        assert any(posted.outcome == "unknown" for posted in w.shop.posted)
+
+
+@side_by_side
+async def test_connections_to_redis_cut_again_and_again_under_load_cost_nothing(folder: Path) -> None:
+    """Cut at random moments, also in the middle of a reply."""
+    chance = random.Random(7)
+    async with world(folder, redis_proxy=True) as w:
+        buying = asyncio.ensure_future(w.shop.load(300, concurrency=16))
+        await eventually(lambda: _accepted(w) > 0)
+        while not buying.done():
+            w.proxy.cut_after_bytes = chance.randrange(100, 20_000) if chance.random() < 0.5 else None
+            await asyncio.sleep(0.02 + chance.random() * 0.05)
+            w.proxy.cut_now()
+        w.proxy.clear()
+        w.proxy.cut_now()
+        await buying
+        assert w.proxy.fired["cut_now"] > 5
+        assert w.proxy.fired["cut_after_bytes"] > 0
+        evidence = await w.judge()
+        assert len(evidence.payments) == 300
+
+
+@side_by_side
+async def test_a_step_whose_reply_is_lost_after_it_ran_is_not_done_twice(folder: Path) -> None:
+    """The repeated step finds its own trace: one payment, one intent, one settlement, one event."""
+    async with world(folder, redis_proxy=True) as w:
+        for pattern in (ACCEPTS, INTENDS, SETTLES):
+            rule = w.proxy.on(pattern, Fate.LOSE_REPLY, times=2)
+            for card in ({}, {"cardNumber": cards.DECLINED}):
+                posted = await w.shop.insist(await w.shop.wish(**card))
+                await w.engine.wait_status(posted.payment_id)
+            assert rule.fired == 2
+        evidence = await w.judge()
+        assert len(evidence.payments) == 6
+        assert len(evidence.effects) == 3
+
+
+@side_by_side
+async def test_an_accept_script_whose_reply_is_lost_does_not_revive_a_payment_that_has_failed_meanwhile(
+    folder: Path,
+) -> None:
+    """The decline gives the order free; the repeated step must not take the free order for a new beginning."""
+    async with world(folder, {"PAYMENTS__REDIS__TIMEOUT_S": "0.5"}, redis_proxy=True) as w:
+        # No reset: the reply does not come, so the step is repeated after the time-out, long after the decline.
+        rule = w.proxy.on(ACCEPTS, Fate.HOLD_REPLY)
+        posting = asyncio.ensure_future(w.shop.post(await w.shop.wish(cardNumber=cards.DECLINED)))
+        await rule.seen()
+        await eventually(lambda: w.waiting()["due"] == 0 and w.redis.client().dbsize() > 0)
+        assert (await posting).outcome == "ok"
+        evidence = await w.judge()
+        assert [payment["status"] for payment in evidence.shown.values()] == ["failed"]
+
+
+@side_by_side
+async def test_a_redis_that_takes_a_tenth_of_a_second_slows_everything_and_breaks_nothing(folder: Path) -> None:
+    """Every reply is 100 ms late."""
+    async with world(folder, redis_proxy=True) as w:
+        w.proxy.delay_s = 0.1
+        accepted = await w.shop.load(60, concurrency=16)
+        assert len(accepted) == 60
+        assert w.proxy.fired["delay"] > 50
+        await w.judge()
+
+
+@side_by_side
+async def test_a_redis_that_says_nothing_for_three_seconds_is_reported_and_then_used_again(folder: Path) -> None:
+    """Silence is worse than a closed port: what was sent may run later, when nobody waits for it."""
+    async with world(folder, redis_proxy=True) as w:
+        buying = asyncio.ensure_future(w.shop.load(200, concurrency=16))
+        await eventually(lambda: _accepted(w) >= 60)
+        rule = w.proxy.on(EVERYTHING, Fate.HOLD, times=None)
+        await eventually(lambda: _ready(w, 503), timeout_s=10)
+        await asyncio.sleep(3.0)
+        w.proxy.clear()
+        rule.released.set()
+        await eventually(lambda: _ready(w, 200), timeout_s=10)
+        assert rule.fired > 0
+        await buying
+        evidence = await w.judge()
+        assert len(evidence.payments) == 200
+
+
+@side_by_side
+async def test_a_queue_to_redis_that_stays_full_refuses_work_and_the_engine_lives(folder: Path) -> None:
+    """The bound is there to be reached: requests get 503, the background work waits, nothing falls over."""
+    bound = "PAYMENTS__REDIS__STEPS_WAITING_MAX"
+    async with world(folder, {bound: "16"}, redis_proxy=True) as w:
+        accepted = [await w.shop.insist(await w.shop.wish()) for _ in range(3)]
+        w.proxy.delay_s = 0.1
+        wishes = [await w.shop.wish() for _ in range(40)]
+        ends_at = time.monotonic() + 4.0  # every lease is renewed twice in that time
+
+        async def hammer(number: int) -> None:
+            while time.monotonic() < ends_at:
+                await w.engine.get(f"/api/payments/{accepted[number % 3].payment_id}")
+
+        await asyncio.gather(*(hammer(number) for number in range(120)), *(w.shop.post(wish) for wish in wishes))
+        w.proxy.clear()
+        assert await w.engine.metric("rejections_total", bound="store_waiting") > 100
+        assert any("OVERLOADED" in posted.detail for posted in w.shop.posted)
+        await asyncio.gather(*(w.shop.insist(wish) for wish in wishes[:10]))
+        await w.healed()
+        assert await w.engine.stop() == 0
+        # A list asks all shards at once, which is more than this bound allows.
+        w.engine.environment[bound] = "1000"
+        await w.restart()
+        await w.judge()
+
+
+def _accepted(w: World) -> int:
+    return sum(posted.outcome == "ok" for posted in w.shop.posted)
+
+
+async def _ready(w: World, status: int) -> bool:
+    return (await w.engine.ready_parts())[0] == status
