@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -14,6 +15,8 @@ import structlog
 from engine.ids import now_ms, rfc3339
 
 _FLUSH_EVERY_S: Final = 0.2
+_SAME_AGAIN_S: Final = 60.0
+_SAID_MAX: Final = 1000
 _BUFFER_CHARACTERS: Final = 64 * 1024
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
@@ -63,11 +66,30 @@ def configure(level: str, file: TextIO = sys.stderr) -> BufferedLog:
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
-    root.handlers[:] = [_ToStructlog()]
+    handler = _ToStructlog()
+    handler.addFilter(_Sparse())
+    root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    # The publisher tells of a broker's trouble once; aiokafka would, several times a second while it lasts.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     return buffer
+
+
+class _Sparse(logging.Filter):
+    """Lets aiokafka say the same thing once a minute; while a broker is away it does so several times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, object], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        about = (record.name, record.msg)
+        if record.created - self._said.get(about, 0.0) < _SAME_AGAIN_S:
+            return False
+        if len(self._said) >= _SAID_MAX:
+            self._said.clear()
+        self._said[about] = record.created
+        return True
 
 
 class _ToStructlog(logging.Handler):
@@ -76,7 +98,17 @@ class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger()
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-        log.log(record.levelno, record.getMessage(), logger=record.name, **({"error": error} if error else {}))
+        # structlog knows no levels of libraries' own, such as 25 or 60.
+        level = min(record.levelno // 10 * 10, logging.CRITICAL)
+        log.log(level, _text(record), logger=record.name, **({"error": error} if error else {}))
+
+
+def _text(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:
+        # Wrong arguments are a library's bug; whoever calls it in the middle of a payment must not pay for it.
+        return str(record.msg)
 
 
 def _stamp(_: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -84,4 +116,8 @@ def _stamp(_: object, method: str, event: MutableMapping[str, Any]) -> MutableMa
 
 
 def _render(_: object, __: str, event: MutableMapping[str, Any]) -> str:
-    return _encode(event).decode()
+    try:
+        return _encode(event).decode()
+    except ValueError:
+        # Text that is no Unicode, from a file name or a peer; the standard library writes it as an escape.
+        return json.dumps(event, default=repr)

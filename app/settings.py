@@ -166,10 +166,12 @@ def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[st
     for name, places in _CONTRACT_ENV.items():
         if value := environment.get(name):
             for section, key, form in places:
-                tree.setdefault(section, {})[key] = _scalar(form.format(value.rstrip("/")), text=key != "port")
+                # A secret is taken as it is: base64 may end with a slash.
+                text = value if key == "secret" else value.rstrip("/")
+                _put(tree, [section, key], form.format(text), name)
     for name, value in environment.items():
         if name.startswith(_PREFIX):
-            _put(tree, name.removeprefix(_PREFIX).lower().split("__"), value, name)
+            _put(tree, name.removeprefix(_PREFIX).lower().split("__"), _scalar(value), name)
     try:
         return msgspec.convert(tree, Settings, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
@@ -213,17 +215,19 @@ def _merge(tree: dict[str, Any], more: Mapping[str, Any]) -> None:
             tree[key] = value
 
 
-def _put(tree: dict[str, Any], path: list[str], value: str, name: str) -> None:
+def _put(tree: dict[str, Any], path: list[str], value: Any, name: str) -> None:
     if len(path) < 2 or not all(path):
         raise ConfigError(f"{name} must look like PAYMENTS__SECTION__KEY")
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
-    tree[path[-1]] = _scalar(value)
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{name} cannot be set: {part} is set to a value, not a section")
+    tree[path[-1]] = value
 
 
-def _scalar(value: str, *, text: bool = False) -> Any:
+def _scalar(value: str) -> Any:
     # Numbers and booleans are converted by type later on; lists are written as in TOML.
-    if not text and value.startswith("["):
+    if value.startswith("["):
         try:
             return tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,6 +29,27 @@ def used(pid: int) -> Used:
     )
 
 
+class Others:
+    """Watches what programs outside of the benchmark take from the machine, from its making on."""
+
+    def __init__(self, *pids: int) -> None:
+        """`pids` are the benchmark's servers; wrk and this process count by themselves."""
+        self._pids = pids
+        self._began_at = time.monotonic()
+        self._busy_s, self._ours_s = _busy_s(), self._of_ours_s()
+
+    def share(self) -> float:
+        """Their share of all cores so far, 0 to 1."""
+        cores_s = (time.monotonic() - self._began_at) * (os.cpu_count() or 1)
+        foreign_s = (_busy_s() - self._busy_s) - (self._of_ours_s() - self._ours_s)
+        return max(0.0, foreign_s / cores_s)
+
+    def _of_ours_s(self) -> float:
+        own, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        here_s = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+        return here_s + sum(used(pid).cpu_s for pid in self._pids)
+
+
 def family(pid: int) -> list[int]:
     """The process and its living descendants."""
     members = [pid]
@@ -34,6 +57,12 @@ def family(pid: int) -> list[int]:
         for children in Path(f"/proc/{member}/task").glob("*/children"):
             members += [int(child) for child in children.read_text().split()]
     return members
+
+
+def _busy_s() -> float:
+    # user, nice, system, idle, iowait, irq, softirq, steal, of all cores together
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / _TICKS_A_SECOND
 
 
 def _cpu_s(pid: int) -> float:

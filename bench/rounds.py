@@ -15,7 +15,7 @@ from bench import processes
 from bench.checking import Counts, check
 from bench.engines import Engine, engine
 from bench.loading import Load, Loader, Wrong
-from bench.measuring import Used, used
+from bench.measuring import Others, Used, used
 
 _WARM_UP_S = 1
 _POLL_S = 0.02
@@ -33,7 +33,10 @@ class Case(NamedTuple):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """One round. Times are microseconds of CPU a payment; `per_second` of the full path includes the drain."""
+    """One round. Times are microseconds of CPU a payment; `per_second` of the full path includes the drain.
+
+    `foreign` is the share of the machine that programs outside of the benchmark took meanwhile.
+    """
 
     case: str
     payments: int
@@ -47,6 +50,7 @@ class Measured(msgspec.Struct, frozen=True):
     rss_peak_mib: float
     redis_bytes: float
     drain_s: float
+    foreign: float
 
 
 class Bench(NamedTuple):
@@ -62,12 +66,12 @@ def floor_round(bench: Bench, case: Case) -> Measured:
     """Measure bare aiohttp."""
     with processes.floor(bench.folder) as server:
         bench.loader.run(server.base, seconds=_WARM_UP_S, keyed=False)
-        before = used(server.pid)
+        before, others = used(server.pid), Others(server.pid)
         load = bench.loader.run(server.base, seconds=bench.seconds, keyed=False)
-        after = used(server.pid)
+        after, foreign = used(server.pid), others.share()
     return Measured(
         case.name, load.requests, load.requests_a_second, load.p50_us / 1e3, load.p99_us / 1e3,
-        (after.cpu_s - before.cpu_s) * 1e6 / load.requests, 0, 0, after.rss_mib, after.rss_peak_mib, 0, 0,
+        (after.cpu_s - before.cpu_s) * 1e6 / load.requests, 0, 0, after.rss_mib, after.rss_peak_mib, 0, 0, foreign,
     )  # fmt: skip
 
 
@@ -99,12 +103,14 @@ class _Snapshot(NamedTuple):
     redis: Used
     upstreams_s: float
     memory: int
+    redis_pid: int
 
 
 def load_and_measure(bench: Bench, case: Case, started: Engine, *, seconds: int) -> Measured:
     """Load a running engine for some seconds, wait until everything is settled, and check it."""
     full = case.path == "full"
     before = _snapshot(started)
+    others = Others(started.server.pid, before.redis_pid, started.services.pid, started.acquirer.pid)
     began_at = time.monotonic()
     try:
         load = bench.loader.run(started.server.base, seconds=seconds, keyed=case.keyed)
@@ -112,15 +118,18 @@ def load_and_measure(bench: Bench, case: Case, started: Engine, *, seconds: int)
         raise Wrong(f"{wrong}; the engine's last words:\n{started.server.last_words()}") from None
     loaded_at = time.monotonic()
     drained_at = _drained(started.store) if full else loaded_at
+    foreign = others.share()
     if not full:
         time.sleep(_QUIET_S)  # wrk has hung up on requests that are still under way
     after = _snapshot(started)
     check(before.counts, after.counts, load, full=full)
-    return _measured(case, load, before, after, took_s=drained_at - began_at, drain_s=drained_at - loaded_at)
+    return _measured(
+        case, load, before, after, took_s=drained_at - began_at, drain_s=drained_at - loaded_at, foreign=foreign
+    )
 
 
 def _measured(
-    case: Case, load: Load, before: _Snapshot, after: _Snapshot, *, took_s: float, drain_s: float
+    case: Case, load: Load, before: _Snapshot, after: _Snapshot, *, took_s: float, drain_s: float, foreign: float
 ) -> Measured:
     full = case.path == "full"
     payments = after.counts.accepted - before.counts.accepted
@@ -142,6 +151,7 @@ def _measured(
         # Not drained, the store holds jobs and sealed cards that will be gone.
         redis_bytes=(after.memory - before.memory) / payments if full else 0.0,
         drain_s=drain_s,
+        foreign=foreign,
     )
 
 
@@ -149,12 +159,14 @@ def _snapshot(started: Engine) -> _Snapshot:
     facts = processes.info(started.store, "memory")
     # What connections and the append-only file's buffer take does not grow with the payments.
     memory = facts["used_memory"] - facts["mem_clients_normal"] - facts["mem_aof_buffer"]
+    redis_pid = processes.info(started.store, "server")["process_id"]
     return _Snapshot(
         counts=started.counts(),
         engine=used(started.server.pid),
-        redis=used(processes.info(started.store, "server")["process_id"]),
+        redis=used(redis_pid),
         upstreams_s=used(started.services.pid).cpu_s + used(started.acquirer.pid).cpu_s,
         memory=memory,
+        redis_pid=redis_pid,
     )
 
 

@@ -31,6 +31,9 @@ def _extremes(rounds: list[Measured]) -> str:
     return f"{rates.least:.0f}-{rates.most:.0f}"
 
 
+FOREIGN_MAX: Final = 0.1
+"""Above this share of the machine for other programs, the numbers are about them too."""
+
 COLUMNS: Final = (
     Column("req/s", 7, _median(lambda each: each.per_second)),
     Column("min-max", 13, _extremes),
@@ -41,6 +44,7 @@ COLUMNS: Final = (
     Column("others us", 9, _median(lambda each: each.upstreams_us)),
     Column("RSS MiB", 7, _median(lambda each: each.rss_mib)),
     Column("Redis B", 7, _median(lambda each: each.redis_bytes)),
+    Column("foreign", 7, _median(lambda each: each.foreign, ".0%")),
 )
 
 
@@ -49,6 +53,9 @@ def table(result: Result) -> str:
     lines = [_row("", [f"{column.head:>{column.width}}" for column in COLUMNS])]
     for case, rounds in by_case(result.rounds).items():
         lines.append(_row(case, [f"{column.cell(rounds):>{column.width}}" for column in COLUMNS]))
+    foreign = max((each.foreign for each in result.rounds), default=0.0)
+    if foreign > FOREIGN_MAX:
+        lines.append(f"NOISY: other programs took up to {foreign:.0%} of the machine; repeat this when it is quiet")
     lines.append("(full: charged and told, drain included; CPU and Redis bytes are per payment; others: the upstreams)")
     lines += ["", f"{'ratio of the rates, cycle by cycle':<38} {'median':>8}   min - max"]
     lines += [_ratio(name, ratio) for name, ratio in result.ratios.items()]

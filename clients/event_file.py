@@ -13,9 +13,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from clients.kafka_count import count_events
 from engine.events import OutgoingEvent
-from metrics.instruments import Instruments
 
 _LOCK_PAUSE_S = 0.01
 _TAIL_BYTES = 65_536
@@ -28,12 +26,9 @@ class EventFile:
     processes may share it. A torn last line, left by a crash, was never acknowledged and is cut off first.
     """
 
-    def __init__(
-        self, path: str | Path, instruments: Instruments | None = None, *, lock_timeout_s: float = 2.0
-    ) -> None:
+    def __init__(self, path: str | Path, *, lock_timeout_s: float = 2.0) -> None:
         self._path = Path(path)
         self._lock_timeout_s = lock_timeout_s
-        self._instruments = instruments
         self._one_batch = asyncio.Lock()
         self._encoder = msgspec.json.Encoder()
         self._connected = False
@@ -51,9 +46,7 @@ class EventFile:
     async def publish(self, events: Sequence[OutgoingEvent]) -> list[bool]:
         """All `True` when the batch is on the disk, else all `False` and none of it in the file."""
         lines = b"".join(map(self._line, events))
-        acknowledged = [bool(lines) and await self._written(lines)] * len(events)
-        count_events(self._instruments, events, acknowledged)
-        return acknowledged
+        return [bool(lines) and await self._written(lines)] * len(events)
 
     async def close(self) -> None:
         """Waits for the batch under way and takes no more. Safe to call twice."""

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 _TOO_MANY_REQUESTS = 429
 ANSWER_BYTES_MAX = 256 * 1024
+_CONNECT_SHARE = 0.75
+"""How much of a try's time a connection may take. If it could take all, its silence would look like an answer's."""
 
 
 def open_session(*, client_id: str) -> aiohttp.ClientSession:
@@ -40,7 +42,7 @@ class HttpCounterparty:
         self._session = session
         self._guard = guard
         self.name = guard.name
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=timeout_s * _CONNECT_SHARE)
 
     async def call(
         self,
@@ -54,10 +56,11 @@ class HttpCounterparty:
     ) -> T:
         """Send, and give status and body of the answer to `read`, which raises `ValueError` for a broken promise.
 
-        Raises a `CounterpartyError`. A 429 or 5xx is a failure; every other status is `read`'s business.
+        Raises a `CounterpartyError`. A 429 or 5xx is a failure; every other status is `read`'s business. What `read`
+        cannot use of another 4xx is a `BadAnswer` too, but a healthy one: not tried again, not held against them.
         """
 
-        async def try_once() -> T:
+        async def try_once() -> T | BadAnswer:
             status, answer = await self._exchange(method, url, body, headers)
             if status >= 500 or status == _TOO_MANY_REQUESTS:
                 raise BadAnswer(self.name, f"answered {status}", status=status)
@@ -65,9 +68,16 @@ class HttpCounterparty:
                 return read(status, answer)
             except ValueError:
                 # The text of a decoding error may quote the answer, and the answer may hold anything.
-                raise BadAnswer(self.name, f"answered {status} with an unexpected body", status=status) from None
+                unusable = BadAnswer(self.name, f"answered {status} with an unexpected body", status=status)
+                if 400 <= status < 500:
+                    # Else one client with an id that they do not like would open the circuit for everybody.
+                    return unusable
+                raise unusable from None
 
-        return await self._guard.call(try_once, idempotent=idempotent, limits_itself=True)
+        answered = await self._guard.call(try_once, idempotent=idempotent, limits_itself=True)
+        if isinstance(answered, BadAnswer):
+            raise answered
+        return answered
 
     async def _exchange(
         self, method: str, url: yarl.URL, body: bytes | None, headers: Mapping[str, str] | None

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 import structlog
 from aiokafka.errors import KafkaError
 
-from clients.kafka_count import count_events
 from clients.kafka_session import Fate, Session
 from clients.kafka_settings import KafkaSettings
 from engine.events import OutgoingEvent
-from metrics.instruments import Instruments
 
 __all__ = ["KafkaPublisher", "KafkaSettings"]
 
@@ -30,11 +28,10 @@ class KafkaPublisher:
     Several publishes may run at once, as long as no two carry the same key. Belongs to one event loop.
     """
 
-    def __init__(self, settings: KafkaSettings, instruments: Instruments | None = None) -> None:
+    def __init__(self, settings: KafkaSettings) -> None:
         if not settings.brokers:
             raise ValueError("brokers must name at least one host:port")
         self._settings = settings
-        self._instruments = instruments
         self._room = _Room(settings.in_flight_max)
         self._session: Session | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -79,9 +76,7 @@ class KafkaPublisher:
                 acknowledged += await self._publish_part(part, held_keys, deadline)
             finally:
                 self._room.give_back(granted)
-        acknowledged += [False] * (len(events) - len(acknowledged))
-        count_events(self._instruments, events, acknowledged)
-        return acknowledged
+        return acknowledged + [False] * (len(events) - len(acknowledged))
 
     async def close(self) -> None:
         """Lets go of the producer; what is still being published is not acknowledged. Safe to call twice."""

@@ -64,8 +64,9 @@ class UserService:
             try:
                 return await asyncio.shield(asking)
             except asyncio.CancelledError:
-                # The one who asked for all was cancelled, not we: somebody else asks.
-                if not asking.cancelled():
+                # The one who asked for all was cancelled, not we: somebody else asks. Unless we were too.
+                task = asyncio.current_task()
+                if not asking.cancelled() or (task is not None and task.cancelling()):
                     raise
 
     async def _lead(self, user_id: str) -> User | None:

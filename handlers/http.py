@@ -92,7 +92,13 @@ async def read_body(request: web.Request) -> bytes:
     if request.content_type != "application/json":
         raise HttpRefused(415, "UNSUPPORTED_MEDIA_TYPE", "send the body as application/json")
     if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise HttpRefused(415, "UNSUPPORTED_MEDIA_TYPE", "send the body without a Content-Encoding")
+        # aiohttp fails on a body that is not what its encoding says, and then closes: say so, or the next is lost.
+        raise HttpRefused(
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "send the body without a Content-Encoding",
+            headers={"Connection": "close"},
+        )
     if (request.content_length or 0) > BODY_BYTES_MAX:
         raise _too_large()
     try:

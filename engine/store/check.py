@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from engine.store.batch import RedisClient
 from engine.store.connect import RedisSettings, is_cluster
@@ -47,7 +47,7 @@ class RedisCheck:
             if not problems:
                 problems += await self._dataset_problems()
             warnings += await self._clock_warnings()
-        except (RedisError, OSError, TimeoutError, RuntimeError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError) as error:
             # RuntimeError is uvloop's word for a connection that was reset a moment ago.
             problems.append(f"redis does not answer ({type(error).__name__})")
         return StoreReport(tuple(problems), tuple(warnings))
@@ -56,17 +56,23 @@ class RedisCheck:
         """Write the dataset marker into an empty Redis. False if there is one; raises `ValueError` if not empty."""
         if await self._client.exists(DATASET):
             return False
-        size: Any = await self._client.dbsize()
-        if sum(size.values()) if isinstance(size, dict) else size:
+        if await self._keys_in_all():
             raise ValueError("this Redis is not empty and has no dataset marker: it is not ours, or it lost data")
         marker: dict[Any, Any] = {"id": secrets.token_hex(8), "format": _FORMAT, "shards": str(self._settings.shards)}
         await self._client.hset(DATASET, mapping=marker)
         return True
 
+    async def _keys_in_all(self) -> int:
+        if is_cluster(self._client):
+            # Asked without names, the client counts the keys of one node only.
+            return int(await self._client.dbsize(target_nodes=self._client.PRIMARIES))  # type: ignore[union-attr]
+        return int(await self._client.dbsize())
+
     async def _facts(self) -> dict[str, dict[str, Any]]:
         if is_cluster(self._client):
             facts: dict[str, dict[str, Any]] = await self._client.info(target_nodes=self._client.PRIMARIES)  # type: ignore[union-attr]
-            return facts
+            # The only primary of a cluster answers for itself, without its name.
+            return facts if "redis_version" not in facts else {"redis": facts}
         one: dict[str, Any] = await self._client.info()
         return {"redis": one}
 
@@ -77,8 +83,8 @@ class RedisCheck:
                 "redis: the dataset marker is missing: an empty or wrong Redis. For a new one run "
                 "`python -m app init`; if there should be data, restore it first"
             ]
-        shards = int(marker[b"shards"])
-        if shards != self._settings.shards:
+        shards = marker.get(b"shards", b"an unknown number").decode()
+        if shards != str(self._settings.shards):
             return [
                 f"redis: redis.shards is {self._settings.shards}, but the dataset has {shards}, and it cannot change"
             ]

@@ -78,16 +78,25 @@ def is_cluster(client: RedisClient) -> bool:
     return isinstance(client, RedisCluster)
 
 
+class _SentinelPool(SentinelConnectionPool):
+    """Closes the connections to the sentinels as well when its client is closed: redis-py leaves them open."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self.sentinel_manager.aclose()
+
+
 def _sentinel(settings: RedisSettings, retry: Retry) -> Redis:
     parts = urlsplit(settings.url)
     service = parts.path.strip("/")
     if not service:
         raise ValueError("redis.url needs the service name: redis+sentinel://host:26379/mymaster")
     timeouts = {"socket_timeout": settings.timeout_s, "socket_connect_timeout": settings.timeout_s}
+    # A sentinel that is down is not asked again and again, for four seconds: the next one knows as well.
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        _hosts(settings.url, 26379), sentinel_kwargs=dict(timeouts)
+        _hosts(settings.url, 26379), sentinel_kwargs={**timeouts, "retry": retry}
     )
-    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+    pool = _SentinelPool(  # type: ignore[no-untyped-call]
         service,
         sentinel,
         connection_class=SentinelConnection,

@@ -97,10 +97,10 @@ class RedisJobs:
                 return jobs
 
     async def _forget_gone(self, shard: ShardKeys) -> None:
-        for pairs in await self._batcher.command("XINFO", "CONSUMERS", shard.jobs, JOBS_GROUP):
-            facts = pairs if isinstance(pairs, dict) else dict(zip(pairs[::2], pairs[1::2], strict=True))
-            if facts[b"pending"] == 0 and facts[b"idle"] > _GONE_CONSUMER_IDLE_MS:
-                await self._batcher.command("XGROUP", "DELCONSUMER", shard.jobs, JOBS_GROUP, facts[b"name"])
+        for reply in await self._batcher.command("XINFO", "CONSUMERS", shard.jobs, JOBS_GROUP):
+            facts = _facts(reply)
+            if facts["pending"] == 0 and facts["idle"] > _GONE_CONSUMER_IDLE_MS:
+                await self._batcher.command("XGROUP", "DELCONSUMER", shard.jobs, JOBS_GROUP, facts["name"])
 
     async def _heal(self, error: StoreUnavailable) -> None:
         # After a loss of data the group may be gone: recreated at 0, so that nothing that is left is skipped.
@@ -123,6 +123,12 @@ def streams_of(reply: Any) -> list[tuple[bytes, list[Any]]]:
     if isinstance(reply, dict):
         return [(name, [entry for page in pages for entry in page]) for name, pages in reply.items()]
     return list(reply)
+
+
+def _facts(reply: Any) -> dict[str, Any]:
+    # RESP3 answers with a map, RESP2 with a flat list; the names are bytes, but text from fakeredis.
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {name if isinstance(name, str) else name.decode(): value for name, value in pairs}
 
 
 def _job(entry: Any) -> Job:

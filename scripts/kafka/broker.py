@@ -110,16 +110,21 @@ def _copy_jars(maven: str, into: Path) -> None:
         raise NotPossible(f"Maven could not fetch Kafka {kafka_version()}:\n{ran.stdout.strip()[-2000:]}")
 
 
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
 def _free_port_after(port: int) -> int:
     for candidate in range(port + 1, port + 200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, candidate))
-            except OSError:
-                continue
+        if _is_free(candidate):
             return candidate
-    raise NotPossible(f"no free port above {port} for the controller")
+    raise BrokerFailed(f"no free port above {port} for the controller")
 
 
 def _write_config(where: Path, port: int, overrides: list[str]) -> Path:
@@ -215,6 +220,8 @@ class StopAsked:
 def start(asked: argparse.Namespace) -> None:
     """Formats if needed and runs the broker in the foreground until it is asked to stop."""
     stop_asked = StopAsked(with_parent=asked.with_parent)
+    if not _is_free(asked.port):  # else whoever listens there would pass for the broker
+        raise BrokerFailed(f"port {asked.port} is in use")
     asked.dir.mkdir(parents=True, exist_ok=True)
     where = asked.dir.resolve()
     command = _java_command(where, asked.heap)

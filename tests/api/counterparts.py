@@ -12,6 +12,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from simulators.server import HasApp, serve
+from simulators.wire import reset
 from tests.support import free_port
 
 Lie = Callable[[Any], object]
@@ -47,13 +48,18 @@ class Witness:
         headers = CIMultiDict(request.headers)
         headers.popall("Host", None)
         url = self._upstream + request.path_qs
-        async with self._session.request(request.method, url, data=await request.read(), headers=headers) as answer:
-            said: object = await answer.read()
-            if self.lie is not None:
-                said = self.lie(await answer.json())
-            if isinstance(said, bytes):
-                return web.Response(status=answer.status, body=said, content_type="application/json")
-            return web.json_response(said, status=answer.status)
+        try:
+            async with self._session.request(
+                request.method, url, data=await request.read(), headers=headers, allow_redirects=False
+            ) as answer:
+                said: object = await answer.read()
+                if self.lie is not None:
+                    said = self.lie(await answer.json())
+        except aiohttp.ClientError:
+            return reset(request)
+        if isinstance(said, bytes):
+            return web.Response(status=answer.status, body=said, content_type="application/json")
+        return web.json_response(said, status=answer.status)
 
 
 class Stoppable:

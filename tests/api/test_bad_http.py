@@ -10,7 +10,7 @@ from tests.api.bad_input import PAN, SECRETS, good
 from tests.api.raw import RawAnswer, exchange, head
 from tests.api.world import World, as_json, shown
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("unwritten")]
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.usefixtures("all_unwritten")]
 
 BODY = as_json(good())
 PLAIN = b"Host: engine\r\n"

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from tests.api.world import PAYMENTS, USER, World, as_json, payment_body, service_token, token
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 # But the blank, which no header value can begin or end with, and the braces, which have a test of their own.
 PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "{}")

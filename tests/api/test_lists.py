@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from tests.api.world import PAYMENTS, World, payment_body, service_token, token
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 PAYMENTS_MADE = 23
 
@@ -51,7 +51,7 @@ class Shopper:
             assert len(pages) <= 100, "the pages never end"
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
+@pytest_asyncio.fixture(loop_scope="package", scope="module")
 async def shopper(world: World) -> AsyncIterator[Shopper]:
     """A user with settled payments."""
     made = Shopper(world, await world.user())

@@ -58,16 +58,3 @@ async def test_no_card_stands_anywhere_it_was_not_sent() -> None:
     assert [answer for answer in answers if any(answer.shows(canary) for canary in CANARIES)] == []
     for name, text in places.items():
         assert not [canary for canary in CANARIES if shown(canary, text)], f"a card stands in {name}"
-
-
-async def test_what_is_kept_to_charge_a_card_is_gone_when_the_payment_has_ended() -> None:
-    async with running_world() as world:
-        await world.paid()
-        before = set(await world.at_rest())
-        await world.sims.fault(world.sims.acquirer, "delay", delay_s=0.5, times=1)
-        payment = await world.paid(wait_s=None, cardNumber=PAN, cvv=CVV)
-        kept = set(world.written()) - before
-        await world.ended(payment["id"])
-        left = set(await world.at_rest()) - before
-        assert {name for name in kept if "card" in name or "cvv" in name or "sealed" in name}
-        assert not {name for name in left if "card" in name or "cvv" in name or "sealed" in name}

@@ -10,7 +10,7 @@ import pytest
 from tests.api.raw import exchange
 from tests.api.world import PAYMENTS, TIME, USER, World, eventually, payment_body, service_token
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 PROMISED_METRICS = {
     "http_requests_total",
@@ -43,8 +43,10 @@ async def test_the_circuit_status_has_the_contracts_shape(world: World) -> None:
     status = (await world.send("GET", "/api/circuit-breaker/status", auth=None)).json
     assert {"user_service", "order_service", "card_acquirer"} <= set(status)
     for circuit in status.values():
-        first_three = dict(list(circuit.items())[:3])
-        assert first_three == {"state": "closed", "failure_count": 0, "last_failure": None}
+        assert list(circuit)[:3] == ["state", "failure_count", "last_failure"]
+        assert circuit["state"] in {"closed", "open", "half_open"}
+        assert circuit["failure_count"] >= 0
+        assert circuit["last_failure"] is None or TIME.fullmatch(circuit["last_failure"])
 
 
 async def test_the_last_failure_is_a_time_and_failures_are_counted(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.api.world import PAYMENTS, TIME, USER, World, as_json, eventually, payment_body, service_token, token
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 def instant(text: str) -> datetime:
@@ -20,8 +21,8 @@ def instant(text: str) -> datetime:
 
 
 async def held_payment(world: World) -> dict[str, Any]:
-    """A payment that stays `processing` for a second, because the acquirer thinks about it."""
-    await world.sims.fault(world.sims.acquirer, "delay", delay_s=1, times=1)
+    """A payment that stays `processing` for a while, because the acquirer thinks about it."""
+    await world.sims.fault(world.sims.acquirer, "delay", delay_s=0.6, times=1)
     return await world.paid(wait_s=None)
 
 
@@ -206,3 +207,16 @@ async def test_the_answers_of_a_payment_show_brand_and_last_four_only(world: Wor
         assert not answer.shows("5555555555554444")
         assert not answer.shows("8642")
     assert made.json["paymentMethod"] == {"type": "credit_card", "brand": "mastercard", "last4": "4444"}
+
+
+async def test_what_is_kept_to_charge_a_card_is_gone_when_the_payment_has_ended(world: World) -> None:
+    before = set(await world.at_rest())
+    payment = await held_payment(world)
+    assert sealed(set(world.written()) - before)
+    await world.ended(payment["id"])
+    assert not sealed(set(await world.at_rest()) - before)
+
+
+def sealed(names: set[str]) -> set[str]:
+    """The keys of Redis that hold a sealed card or cvv."""
+    return {name for name in names if re.search(r":(card|cvv|sealed)", name)}

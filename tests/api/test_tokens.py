@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from multidict import CIMultiDict
 
-from tests.api.bad_input import good
+from tests.api.bad_input import ORDER, good
 from tests.api.world import PAYMENTS, USER, World, as_json, running_world, token
 from tests.support import SECRET
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("unwritten")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HOUR = 3600
 GOOD_CLAIMS = {"sub": USER, "exp": 4_000_000_000, "role": "service"}
@@ -54,9 +54,14 @@ def signed(claims: object) -> str:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def world() -> AsyncIterator[World]:
-    """An engine that gives no time beyond a token's end, so that a test need not wait for it."""
+    """An engine that gives no time beyond a token's end, so that a test need not wait for it.
+
+    No test of this file may leave anything behind.
+    """
     async with running_world(PAYMENTS__AUTH__LEEWAY_S="0") as running:
-        yield running
+        await running.sims.order(ORDER)
+        async with running.nothing_written():
+            yield running
 
 
 def rsa_signed() -> str:

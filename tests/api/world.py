@@ -223,6 +223,16 @@ class World:
 
         return await eventually(resting, within_s=within_s)
 
+    @contextlib.asynccontextmanager
+    async def nothing_written(self) -> AsyncIterator[None]:
+        """Asserts that Redis holds the same afterwards, that no money has moved, and that nothing broke inside."""
+        written, effects = await self.at_rest(), await self.sims.effects()
+        broken = await self.metric("http_requests_total", status="500")
+        yield
+        assert await self.at_rest() == written
+        assert await self.sims.effects() == effects
+        assert await self.metric("http_requests_total", status="500") == broken
+
     async def log_lines(self, *, within_s: float = 5) -> list[dict[str, Any]]:
         """What the engine has logged up to now; it is written a moment later than it happens."""
         mark = f"mark-{next(self._numbers)}"

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from engine.cards import SealedInstrument
 from engine.changes import Change, Conflict, Job
-from engine.charging import Approved, Charging, ChargeRequest, Declined, NeverSeen, NotSent, Outcome, Unknown
+from engine.charging import Approved, ChargeRequest, Charging, Declined, NeverSeen, NotSent, Outcome, Unknown
 from engine.events import PaymentEvent
 from engine.ids import PaymentId
 from engine.ledger import Transaction
@@ -148,9 +148,10 @@ class Say(Enum):
 class Bank:
     """An acquirer that dedupes by attempt id. It plays its script request by request, the last line for ever."""
 
-    name = "bank"
-
-    def __init__(self, store: MemoryStore, *charges: Say, questions: tuple[Say, ...] = (Say.TELL,)) -> None:
+    def __init__(
+        self, store: MemoryStore, *charges: Say, questions: tuple[Say, ...] = (Say.TELL,), name: str = "bank"
+    ) -> None:
+        self.name = name
         self._store = store
         self._charges = list(charges) or [Say.APPROVE]
         self._questions = list(questions)
@@ -217,12 +218,13 @@ class Script(NamedTuple):
     questions: tuple[Say, ...] = (Say.TELL,)
 
 
+APPROVES = Script((Say.APPROVE,))
+
+
 class World:
     """One accepted payment, a worker, an acquirer, and a clock."""
 
-    def __init__(
-        self, script: Script = Script((Say.APPROVE,)), *, instruments: Instruments = INSTRUMENTS, hint: bool = True
-    ) -> None:
+    def __init__(self, script: Script = APPROVES, *, instruments: Instruments = INSTRUMENTS, hint: bool = True) -> None:
         self.clock = FakeClock()
         self.store = MemoryStore()
         self.bank = Bank(self.store, *script.charges, questions=script.questions)

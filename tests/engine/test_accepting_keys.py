@@ -59,7 +59,9 @@ def test_every_field_is_tried() -> None:
     assert tuple(DIFFERENT) == FIELDS
 
 
-@pytest.mark.parametrize(("field", "first", "other"), [(name, *wishes) for name, wishes in DIFFERENT.items()], ids=DIFFERENT)
+@pytest.mark.parametrize(
+    ("field", "first", "other"), [(name, *wishes) for name, wishes in DIFFERENT.items()], ids=DIFFERENT
+)
 async def test_the_same_key_with_another_request_is_refused_by_the_field_that_differs(
     desk: Desk, field: str, first: AcceptPayment, other: AcceptPayment
 ) -> None:

@@ -76,7 +76,9 @@ def test_what_is_no_cvv_is_refused_without_being_quoted(text: str) -> None:
     assert str(refused.value) == "cvv must be 3 or 4 digits"
 
 
-@pytest.mark.parametrize("text", ["", "1234567", "x" * 513, "has a blank", "tab\there", "new\nline", "gültig-lang", "\x7f" * 8])
+@pytest.mark.parametrize(
+    "text", ["", "1234567", "x" * 513, "has a blank", "tab\there", "new\nline", "gültig-lang", "\x7f" * 8]
+)
 def test_what_is_no_wallet_token_is_refused_without_being_quoted(text: str) -> None:
     with pytest.raises(PaymentMethodRefused) as refused:
         WalletToken(text)
@@ -101,7 +103,7 @@ SECRETS = [
 def test_a_secret_hides_itself_however_it_is_turned_into_text(secret: Secret, shown: str) -> None:
     texts = [repr(secret), str(secret), f"{secret}", f"{secret!r}", "%s" % secret, "{}".format(secret)]  # noqa: UP031, UP032
     assert texts == [shown] * 6
-    assert f"{[secret]} {({'card': secret})}".count(secret.reveal()) == 0
+    assert f"{[secret]} { ({'card': secret}) }".count(secret.reveal()) == 0
 
 
 @pytest.mark.parametrize(("secret", "shown"), SECRETS)
@@ -172,8 +174,8 @@ def test_a_card_is_refused_from_the_first_of_the_next_month(month: str, year: st
     ("month", "year", "field"),
     [("0", "2030", "Month"), ("00", "2030", "Month"), ("13", "2030", "Month"), ("012", "2030", "Month"),
      ("", "2030", "Month"), ("1\n", "2030", "Month"), ("١", "2030", "Month"), ("-1", "2030", "Month"),
-     ("12", "30", "Year"), ("12", "1999", "Year"), ("12", "20300", "Year"), ("12", "", "Year"), ("12", "2030\n", "Year"),
-     ("12", "２030", "Year"), ("12", "3030", "Year")],
+     ("12", "30", "Year"), ("12", "1999", "Year"), ("12", "20300", "Year"), ("12", "", "Year"),
+     ("12", "2030\n", "Year"), ("12", "２030", "Year"), ("12", "3030", "Year")],
 )  # fmt: skip
 def test_an_expiry_of_another_form_is_refused_by_its_field(month: str, year: str, field: str) -> None:
     with pytest.raises(PaymentMethodRefused) as refused:

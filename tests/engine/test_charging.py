@@ -220,8 +220,7 @@ def test_an_attempt_at_another_acquirer_is_left_to_that_one() -> None:
     """After a change of acquirers the new one has truly never seen it; charging there would charge twice."""
     world = World(SILENT)
     world.process()
-    new = Bank(world.store)
-    new.name = "new bank"  # type: ignore[misc]
+    new = Bank(world.store, name="new bank")
     world.clock.advance(world.due_in_ms)
     drive(world.charging(new).process(world.store.add_job(PAYMENT_ID)))
     assert (new.asked, new.requests) == ([], [])
@@ -234,8 +233,7 @@ def test_an_attempt_at_another_acquirer_is_left_to_that_one() -> None:
 def test_a_charge_that_was_not_sent_may_be_sent_to_another_acquirer() -> None:
     world = World(Script((Say.NOT_SENT,)))
     world.process()
-    new = Bank(world.store)
-    new.name = "new bank"  # type: ignore[misc]
+    new = Bank(world.store, name="new bank")
     world.clock.advance(world.due_in_ms)
     drive(world.charging(new).process(world.store.add_job(PAYMENT_ID)))
     assert world.payment.status is Status.COMPLETED

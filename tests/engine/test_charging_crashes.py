@@ -1,4 +1,4 @@
-"""Crashes at every await of a charge, under every manner of the acquirer: one effect at most, and the truth in the end."""
+"""Crashes at every await of a charge, whatever the acquirer does: one effect at most, and the truth in the end."""
 
 from __future__ import annotations
 

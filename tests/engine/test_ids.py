@@ -18,7 +18,7 @@ SHARDS = st.integers(0, 255)
 
 
 @given(MS, MS, BYTES, BYTES, SHARDS, SHARDS)
-def test_a_later_id_sorts_behind_an_earlier_one(  # noqa: PLR0917
+def test_a_later_id_sorts_behind_an_earlier_one(
     one: int, other: int, bytes_one: bytes, bytes_other: bytes, shard_one: int, shard_other: int
 ) -> None:
     """Lists by user are read in the order of ids; neither chance nor the shard may change it."""
@@ -59,7 +59,9 @@ def test_other_texts_are_no_payment_ids(text: str) -> None:
     assert not is_payment_id(text)
 
 
-@pytest.mark.parametrize(("name", "of_16", "of_256"), [("order-123", 5, 165), ("a", 3, 67), ("ключ", 10, 26), ("", 0, 0)])
+@pytest.mark.parametrize(
+    ("name", "of_16", "of_256"), [("order-123", 5, 165), ("a", 3, 67), ("ключ", 10, 26), ("", 0, 0)]
+)
 def test_the_shard_of_a_name_stays_the_same_for_ever(name: str, of_16: int, of_256: int) -> None:
     """Another hash would look for every order and every key in another place than where it lies."""
     assert (shard_of(name, 16), shard_of(name, 256)) == (of_16, of_256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from engine.errors import StoreUnavailable
 from engine.events import OutgoingEvent
-from engine.relay import NotAcknowledged, OutboxEntry, Relay
+from engine.relay import OutboxEntry, Relay
 from metrics.instruments import Instruments
+from tests.engine.running import until
 
 
 def an_entry(shard: int, number: int, event_type: str = "payment_completed") -> OutboxEntry:
@@ -93,54 +94,12 @@ class Post:
         return self.instruments.registry.get_sample_value(name, labels)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
-
-
 async def test_what_the_broker_has_taken_leaves_the_outbox_and_is_counted() -> None:
     post = Post(an_entry(0, 1), an_entry(1, 1, "payment_failed"), an_entry(0, 2))
     assert await post.relay.pass_once() == 3
     assert post.outbox.entries == [] and sorted(post.broker.published) == ["pay-0-1", "pay-0-2", "pay-1-1"]
     assert post.count("events_published_total", event_type="payment_completed") == 2
     assert post.count("events_published_total", event_type="payment_failed") == 1
-
-
-async def test_events_of_one_shard_are_published_in_the_order_of_the_outbox() -> None:
-    post = Post(*(an_entry(0, number) for number in range(10)), batch_max=4)
-    while await post.relay.pass_once():
-        pass
-    assert post.broker.published == [f"pay-0-{number}" for number in range(10)]
-
-
-async def test_what_the_broker_has_not_taken_stays_and_is_sent_again() -> None:
-    post = Post(an_entry(0, 1), an_entry(1, 1))
-    post.broker.refused = {"pay-0-1"}
-    with pytest.raises(NotAcknowledged, match="1 events"):
-        await post.relay.pass_once()
-    assert post.outbox.entries == [an_entry(0, 1)]
-    assert post.count("event_publish_failures_total") == 1
-    post.broker.refused.clear()
-    assert await post.relay.pass_once() == 1
-    assert post.broker.published == ["pay-1-1", "pay-0-1"]
-
-
-async def test_a_crash_between_broker_and_outbox_sends_again_and_loses_nothing() -> None:
-    post = Post(an_entry(0, 1))
-    post.broker.crash = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        await post.relay.pass_once()
-    assert post.outbox.entries == [an_entry(0, 1)]
-    post.broker.crash = None
-    await post.relay.pass_once()
-    assert post.broker.published == ["pay-0-1", "pay-0-1"], "consumers dedupe by ce_id"
-
-
-async def test_shards_of_others_are_left_alone() -> None:
-    post = Post(an_entry(0, 1), an_entry(5, 1), shards=[0])
-    await post.relay.pass_once()
-    assert post.outbox.entries == [an_entry(5, 1)]
 
 
 @pytest.mark.parametrize(("shards", "count"), [([0], 8), ([0, 1], 4), (range(16), 1), ([], 8)])
@@ -182,12 +141,3 @@ async def test_a_bug_ends_the_relay_and_still_gives_the_leases_back() -> None:
     with pytest.raises(ExceptionGroup):
         await post.relay.run()
     assert post.leases.released
-
-
-async def test_waiting_tells_whether_there_is_more_to_publish() -> None:
-    post = Post(an_entry(0, 1))
-    assert await post.relay.waiting()
-    await post.relay.pass_once()
-    assert not await post.relay.waiting()
-    post.outbox.error = StoreUnavailable("away")
-    assert not await post.relay.waiting(), "a stop does not wait for a store that is away"

@@ -15,7 +15,12 @@ from engine.sealing import AesGcmSealer, CardsSettings, parse_fingerprint_secret
 from tests.engine.making import CVV, PAN, PAYMENT_ID, a_card, a_sealer
 
 OTHER_ID = PaymentId("pay-01kdvnqg0000000000000000001a")
-INSTRUMENTS = [a_card(), a_card(cvv=None), a_card("5555555555554444", "9999", month=1, year=2999), WalletToken("tok_a:b:c")]
+INSTRUMENTS = [
+    a_card(),
+    a_card(cvv=None),
+    a_card("5555555555554444", "9999", month=1, year=2999),
+    WalletToken("tok_a:b:c"),
+]
 KEY, KEY_2 = base64.b64encode(b"A" * 32).decode(), base64.b64encode(b"B" * 32).decode()
 
 

@@ -13,7 +13,7 @@ from engine.errors import Overloaded, StoreUnavailable
 from engine.ids import PaymentId
 from engine.worker import Worker
 from tests.engine.making import a_payment
-from tests.engine.test_relay import until
+from tests.engine.running import until
 
 
 def a_job(number: int) -> Job:

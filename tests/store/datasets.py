@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import pytest
@@ -20,7 +21,6 @@ from engine.store.leases import ShardLeases
 from engine.store.outbox import RedisOutbox
 from engine.store.payments import RedisPayments
 from metrics.instruments import Instruments
-from tests.store.servers import Cluster
 
 KINDS: Final = ("redis", "redis-resp2", "redis-6.2", "cluster", "fakeredis")
 """Every implementation that the contract is run over. `redis` speaks redis-py's default protocol."""
@@ -119,13 +119,30 @@ async def running(
 ) -> AsyncIterator[Dataset]:
     """A dataset whose batcher runs; closes the client at the end."""
     dataset = Dataset(client, shards=shards, waiting_max=waiting_max, batch_max=batch_max, pipelines_max=pipelines_max)
-    batching = asyncio.create_task(dataset.batcher.run())
     try:
-        yield dataset
+        async with batching(dataset.batcher):
+            yield dataset
     finally:
-        batching.cancel()
-        await asyncio.wait([batching])
         await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def batching(batcher: Batcher) -> AsyncIterator[None]:
+    """A batcher that runs until the end of the block."""
+    task = asyncio.create_task(batcher.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], *, timeout_s: float = 10) -> None:
+    """Wait for something that other tasks do."""
+    ends_at = time.monotonic() + timeout_s
+    while not await holds():
+        assert time.monotonic() < ends_at, f"waited {timeout_s} s in vain"
+        await asyncio.sleep(0.01)
 
 
 def connected(url: str, *, timeout_s: float = 5.0) -> RedisClient:
@@ -151,12 +168,6 @@ class Places:
     def running(self, **bounds: int) -> contextlib.AbstractAsyncContextManager[Dataset]:
         """One more process on the same data."""
         return running(self.client(), **bounds)
-
-
-def cluster_url(cluster: Cluster) -> str:
-    """The cluster, emptied."""
-    cluster.flush()
-    return cluster.url
 
 
 async def _no_pause(_seconds: float) -> None:

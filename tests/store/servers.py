@@ -79,6 +79,30 @@ def cluster_of(primaries: int, **options: str) -> Iterator[Cluster]:
                 node.stop()
 
 
+@contextlib.contextmanager
+def cluster_with_a_replica() -> Iterator[tuple[Cluster, RedisServer]]:
+    """A cluster of one primary, and the replica of it."""
+    at_once = {"repl_diskless_sync_delay": "0"}
+    with cluster_of(1, **at_once) as cluster, temporary_folder() as folder:
+        (primary,) = cluster.nodes
+        replica = cluster_node(folder, **at_once)
+        replica.start()
+        try:
+            with contextlib.closing(primary.client()) as of, contextlib.closing(replica.client()) as its:
+                name = ask(of, "CLUSTER", "MYID")
+                ask(its, "CLUSTER", "MEET", "127.0.0.1", primary.port)
+                wait_until(lambda: name in str(ask(its, "CLUSTER", "NODES")), "the nodes know each other")
+                ask(its, "CLUSTER", "REPLICATE", name)
+                wait_until(lambda: its.info()["master_link_status"] == "up", "the replica has the data")
+                # A replica that has never received a write is not shown to clients.
+                of.set("first", "write")
+                of.delete("first")
+                wait_until(lambda: len(ask(of, "CLUSTER", "SLOTS")[0]) == 4, "clients are told of the replica")
+            yield cluster, replica
+        finally:
+            replica.stop()
+
+
 def cluster_node(folder: Path, **options: str) -> RedisServer:
     """A server that can be part of a cluster, not started."""
     folder.mkdir(exist_ok=True)
@@ -91,8 +115,8 @@ def cluster_node(folder: Path, **options: str) -> RedisServer:
 
 
 @contextlib.contextmanager
-def sentinel_of(primary: RedisServer, service: str) -> Iterator[int]:
-    """A Sentinel that watches the primary under this name; gives its port."""
+def sentinel_of(primary_port: int, service: str) -> Iterator[int]:
+    """A Sentinel that knows the primary under this name; gives its port."""
     executable = find_server()
     assert executable is not None
     port = free_port()
@@ -100,7 +124,7 @@ def sentinel_of(primary: RedisServer, service: str) -> Iterator[int]:
         config = folder / "sentinel.conf"
         config.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder / 'sentinel.log'}\n"
-            f"sentinel monitor {service} 127.0.0.1 {primary.port} 1\n"
+            f"sentinel monitor {service} 127.0.0.1 {primary_port} 1\n"
         )
         process = subprocess.Popen([executable, str(config), "--sentinel"])
         try:

@@ -8,14 +8,14 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from engine.errors import Overloaded, StoreUnavailable
 from engine.store.batch import Batcher
 from engine.store.step import Step
-from tests.store.datasets import Dataset, Places, connected, only, running, servers_only
+from tests.store.datasets import Dataset, Places, batching, connected, only, running, servers_only
 from tests.store.servers import one_server
 from tests.support import RedisServer, free_port
 
@@ -54,7 +54,7 @@ async def test_a_full_batcher_refuses_at_once_and_works_again_afterwards(places:
         store.batcher.command("INCR", one_more)
     assert refused.value.bound == "store_waiting"
     assert store.metric("rejections_total", bound="store_waiting") == 1
-    async with _batching(store.batcher):
+    async with batching(store.batcher):
         assert await asyncio.gather(*waiting) == [1] * 16
         assert await store.batcher.command("INCR", one_more) == 1, "what was refused had not run"
     await client.aclose()
@@ -101,7 +101,7 @@ async def test_the_batcher_ends_when_it_is_cancelled_and_tells_whoever_waits(sto
     """In whatever moment: before a pipeline leaves, while it is written, while its answer is awaited."""
     batcher = Batcher(store.client, store.instruments, batch_max=4, pipelines_max=1)
     async with asyncio.timeout(5):
-        async with _batching(batcher):
+        async with batching(batcher):
             futures = [batcher.command("INCR", name) for name in _names(store, 40)]
             for _ in range(passes):
                 await asyncio.sleep(0)
@@ -113,7 +113,7 @@ async def test_the_batcher_ends_when_it_is_cancelled_and_tells_whoever_waits(sto
 async def test_a_command_after_the_batcher_has_ended_is_refused_and_does_not_wait_for_ever(store: Dataset) -> None:
     """A process that breaks ends all its tasks at once; giving a lease back then must not hang it."""
     batcher = Batcher(store.client, store.instruments)
-    async with _batching(batcher):
+    async with batching(batcher):
         assert await batcher.command("INCR", f"{store.shard.tag}:number") == 1
     async with asyncio.timeout(5):
         with pytest.raises(StoreUnavailable):
@@ -125,7 +125,7 @@ async def test_an_answer_that_comes_after_the_batcher_ended_is_never_taken_for_a
     """The line on which an answer is still to come must not be used again."""
     shard = store.shard
     batcher = Batcher(store.client, store.instruments, pipelines_max=1)
-    async with _batching(batcher):
+    async with batching(batcher):
         blocked = batcher.command("BLPOP", f"{shard.tag}:queue", 1)
         await asyncio.sleep(0.05)
     with pytest.raises(StoreUnavailable):
@@ -218,16 +218,6 @@ async def test_a_cluster_that_cannot_be_reached_fails_commands_and_not_the_batch
         for _ in range(3):
             with pytest.raises(StoreUnavailable):
                 await asyncio.wait_for(asyncio.ensure_future(store.batcher.command("GET", store.shard.due)), 5)
-
-
-@contextlib.asynccontextmanager
-async def _batching(batcher: Batcher) -> AsyncIterator[None]:
-    task = asyncio.create_task(batcher.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 @contextlib.contextmanager

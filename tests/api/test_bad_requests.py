@@ -1,4 +1,4 @@
-"""Fields that are missing, of the wrong type or of a wrong form: refused by name, nothing written, nothing quoted."""
+"""Bodies that are no JSON, and fields that are missing or wrong: refused by name, nothing written, nothing quoted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tests.api.bad_input import (
     AMOUNT_CASES,
+    BODY_CASES,
     CURRENCY_CASES,
     METHOD_CASES,
     SECRETS,
@@ -17,7 +18,7 @@ from tests.api.bad_input import (
 )
 from tests.api.world import World, as_json
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("unwritten")]
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.usefixtures("all_unwritten")]
 
 
 def each(cases: Sequence[Case]) -> pytest.MarkDecorator:
@@ -34,6 +35,11 @@ async def check(world: World, case: Case) -> dict[str, object]:
     assert not any(answer.shows(secret) for secret in SECRETS)
     assert error["retry"] == "never"
     return error
+
+
+@each(BODY_CASES)
+async def test_a_body_that_is_no_json_object_is_refused(world: World, case: Case) -> None:
+    await check(world, case)
 
 
 @each(TEXT_CASES)

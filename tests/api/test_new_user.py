@@ -1,0 +1,293 @@
+"""What a new user does first: start the demo, paste the banner, stop it with Ctrl-C, and start it again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.support import CARD_KEYS, FINGERPRINT_SECRET, ROOT, SECRET, free_port
+
+USERS, ORDERS, ACQUIRER = 3002, 3001, 3009
+ADA = "550e8400-e29b-41d4-a716-446655440002"
+# Where there is no curl, what is pasted still has to work: the little of it that the banner uses.
+CURL = f"""#!{sys.executable}
+import argparse, urllib.request
+given = argparse.ArgumentParser()
+given.add_argument("url"); given.add_argument("-s", action="store_true")
+given.add_argument("-H", action="append", default=[]); given.add_argument("-d")
+given = given.parse_args()
+headers = dict(line.split(": ", 1) for line in given.H)
+request = urllib.request.Request(given.url, given.d and given.d.encode(), headers)
+print(urllib.request.urlopen(request).read().decode())
+"""
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """The environment of somebody who has configured nothing."""
+    ours = re.compile(r"PAYMENTS__|PAYMENT_SERVICE_PORT|GATEWAY_URL|KAFKA_|JWT_SEC|PROMETHEUS_MULTIPROC_DIR")
+    return {name: value for name, value in os.environ.items() if not ours.match(name)} | more
+
+
+def app(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m app` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        env=clean_environment(**environment), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def fixed_ports() -> Iterator[None]:
+    """The simulators of the demo have ports of their own, so only one test on a machine may run a demo at a time."""
+    with (Path(tempfile.gettempdir()) / "payments-demo-ports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_until_free()
+        yield
+
+
+def wait_until_free(within_s: float = 120) -> None:
+    """Wait until nobody listens on the simulators' ports."""
+    ends_at = time.monotonic() + within_s
+    while taken := [port for port in (USERS, ORDERS, ACQUIRER) if answers(port)]:
+        assert time.monotonic() < ends_at, f"somebody listens on {taken}: another demo?"
+        time.sleep(0.5)
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Demo:
+    """`python -m app demo` as a user runs it, and a shell to paste into."""
+
+    def __init__(self, data: Path, port: int) -> None:
+        self.data, self.port = data, port
+        self.base = f"http://127.0.0.1:{port}"
+        self._shell = clean_environment()
+        if shutil.which("curl") is None:
+            self._shell["PATH"] = f"{_curl_folder(data.parent)}{os.pathsep}{os.environ['PATH']}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[list[str]]:
+        """Start it, wait until it is ready, and stop it with Ctrl-C; gives the banner's three lines to paste."""
+        environment = clean_environment(PAYMENTS__CORE__PORT=str(self.port))
+        with (self.data.parent / "demo.log").open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app", "demo", "--data", str(self.data)],
+                env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            lines = self._banner(process)
+            yield lines
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0, "Ctrl-C is a normal end"
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def _banner(self, process: subprocess.Popen[str]) -> list[str]:
+        assert process.stdout is not None
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        assert any(self.base in line for line in lines), (lines, process.poll())
+        pasted = [line for line in lines if line.startswith(("TOKEN=", "curl "))]
+        assert len(pasted) == 3, lines
+        ends_at = time.monotonic() + 30
+        while not answers(self.port):
+            assert process.poll() is None, "the demo ended"
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        return pasted
+
+    def paste(self, *lines: str) -> Any:
+        """What a shell prints for these lines, as JSON."""
+        script = "\n".join(lines)
+        done = subprocess.run(
+            ["/bin/sh", "-ec", script], env=self._shell, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def post(self, url: str, body: dict[str, Any], *more: str) -> Any:
+        """POST JSON with curl, as the banner does."""
+        return self.paste(f"curl -s {url} -H 'Content-Type: application/json' -d '{json.dumps(body)}' {' '.join(more)}")
+
+    def get(self, path: str, token: str) -> Any:
+        """GET with curl."""
+        return self.paste(f"curl -s {self.base}{path} -H 'Authorization: Bearer {token}'")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The file of events."""
+        path = self.data / "events.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _curl_folder(parent: Path) -> Path:
+    folder = parent / "bin"
+    folder.mkdir()
+    (folder / "curl").write_text(CURL)
+    (folder / "curl").chmod(0o755)
+    return folder
+
+
+def eventually_published(demo: Demo, payment_id: str) -> list[dict[str, Any]]:
+    """The payment's events in the file, which come a moment after the payment has ended."""
+    ends_at = time.monotonic() + 15
+    while True:
+        values = [event["value"] for event in demo.events() if event["key"] == payment_id]
+        if values or time.monotonic() > ends_at:
+            return values
+        time.sleep(0.05)
+
+
+def test_a_new_user_pastes_the_banner_and_finds_everything_again_after_ctrl_c(tmp_path: Path) -> None:
+    demo = Demo(tmp_path / "data", free_port())
+    with fixed_ports():
+        with demo.running() as (token_line, order_line, pay_line):
+            token = token_line.strip().removeprefix("TOKEN=")
+            order = demo.paste(order_line)
+            assert (order["status"], order["totalAmount"]) == ("pending", 75.48)
+            payment = demo.paste(token_line, pay_line)
+            assert (payment["status"], payment["orderId"], payment["amount"]) == ("completed", order["id"], 75.48)
+            [event] = eventually_published(demo, payment["id"])
+            assert event["event_type"] == "payment_completed"
+            assert event["data"]["transaction_id"] == payment["transactionId"]
+            ada = a_payment_of_her_own(demo)
+        wait_until_free()
+        with demo.running() as (_, order_line, pay_line):
+            assert demo.get(f"/api/payments/{payment['id']}", token) == payment
+            assert demo.get(f"/api/payments/{ada['id']}", token) == ada
+            demo.paste(order_line)
+            another = demo.paste(f"TOKEN={token}", pay_line)
+            assert another["status"] == "completed"
+            assert another["id"] not in {payment["id"], ada["id"]}
+            [second] = eventually_published(demo, another["id"])
+            assert second["payment_id"] == another["id"]
+    assert [event["key"] for event in demo.events()] == [payment["id"], ada["id"], another["id"]]
+
+
+def a_payment_of_her_own(demo: Demo) -> dict[str, Any]:
+    """A user and an order created at the simulators, paid with a token of that user's own."""
+    user = {
+        "id": ADA, "email": "ada@example.com", "username": "ada", "password": "password123",
+        "first_name": "Ada", "last_name": "L", "phone": "+1234567890",
+    }  # fmt: skip
+    assert demo.post(f"http://127.0.0.1:{USERS}/api/users", user)["is_active"] is True
+    items = [{"productId": "prod-9", "quantity": 3, "price": 0.1}]
+    order = demo.post(f"http://127.0.0.1:{ORDERS}/api/orders", {"userId": ADA, "items": items})
+    token = app("token", ADA, "--data", str(demo.data)).stdout.strip()
+    card = {"cardNumber": "5555555555554444", "expiryMonth": "1", "expiryYear": "2040", "cvv": "999"}
+    body = {
+        "orderId": order["id"], "userId": ADA, "amount": 0.3, "currency": "USD",
+        "paymentMethod": {"type": "debit_card", **card},
+    }  # fmt: skip
+    headers = (f"-H 'Authorization: Bearer {token}'", "-H 'Prefer: wait=5'")
+    payment: dict[str, Any] = demo.post(f"{demo.base}/api/payments", body, *headers)
+    assert (payment["status"], payment["amount"]) == ("completed", 0.3), payment
+    assert eventually_published(demo, payment["id"])
+    return payment
+
+
+def test_a_token_is_signed_with_the_contracts_secret() -> None:
+    made = app("token", ADA, "--role", "service", "--hours", "2", JWT_SEC=SECRET)
+    claims = jwt.decode(made.stdout.strip(), SECRET, algorithms=["HS256"])
+    assert (claims["sub"], claims["role"]) == (ADA, "service")
+    assert 7000 < claims["exp"] - time.time() < 7300
+
+
+def test_a_token_cannot_be_made_without_a_secret(tmp_path: Path) -> None:
+    refused = app("token", ADA, "--data", str(tmp_path))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "JWT_SEC" in refused.stderr
+
+
+def test_the_version_is_printed() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", app("version").stdout)
+
+
+CONFIGURED = {
+    "PAYMENTS__REDIS__URL": "redis://:hidden-password@127.0.0.1:1/0",
+    "PAYMENTS__CARDS__KEYS": CARD_KEYS,
+    "PAYMENTS__CARDS__FINGERPRINT_SECRET": FINGERPRINT_SECRET,
+    "PAYMENTS__USERS__URL": "http://127.0.0.1:1/api/users/{id}",
+    "PAYMENTS__ORDERS__URL": "http://127.0.0.1:1/api/orders/{id}",
+    "PAYMENTS__ACQUIRER__URL": "http://127.0.0.1:1",
+    "PAYMENTS__EVENTS__FILE": "events.jsonl",
+    "JWT_SEC": SECRET,
+}
+
+
+def test_check_config_shows_the_settings_and_no_secret() -> None:
+    shown = app("check-config", **CONFIGURED, PAYMENT_SERVICE_PORT="4003")
+    assert shown.returncode == 0, shown.stderr
+    settings = json.loads(shown.stdout)
+    assert settings["core"]["port"] == 4003
+    for secret in (SECRET, CARD_KEYS, CARD_KEYS.partition(":")[2], FINGERPRINT_SECRET, "hidden-password"):
+        assert secret not in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize(("command", "code"), [("serve", 2), ("check-config", 1)])
+def test_without_any_configuration_every_key_that_is_needed_is_named(command: str, code: int) -> None:
+    refused = app(command)
+    assert refused.returncode == code
+    needed = {".".join(name.lower().split("__")[1:]) for name in CONFIGURED if "__" in name} - {"events.file"}
+    for key in needed | {"auth.secret", "JWT_SEC", "kafka.brokers", "PAYMENTS__REDIS__URL"}:
+        assert key in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_one_setting_that_is_left_out_is_named_alone() -> None:
+    refused = app("serve", **{name: value for name, value in CONFIGURED.items() if "ACQUIRER" not in name})
+    assert refused.returncode == 2
+    assert "acquirer.url" in refused.stderr
+    assert not re.search(r"redis|cards|users|orders|auth|kafka", refused.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("PAYMENTS__CORE__PROT", "1", "prot"),
+        ("PAYMENTS__AUTH__ALGORITHMS", '["none"]', "auth.algorithms"),
+        ("PAYMENT_SERVICE_PORT", "70000", "core.port"),
+        ("JWT_SEC", "short", "auth.secret"),
+    ],
+)
+def test_a_setting_that_is_unknown_or_out_of_range_is_refused_by_name(name: str, value: str, named: str) -> None:
+    refused = app("serve", **{**CONFIGURED, name: value})
+    assert refused.returncode == 2
+    assert named in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_store_that_cannot_be_reached_is_said_in_words() -> None:
+    refused = app("serve", **CONFIGURED)
+    assert refused.returncode == 2
+    assert "redis" in refused.stderr.lower()
+    assert "hidden-password" not in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,198 @@
+"""Logs: JSON lines, one stream, no locals, and never a reason to break."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from app.logs import BufferedLog, configure
+from engine.cards import Pan
+from tests.engine.making import PAN
+
+
+class Terminal(io.StringIO):
+    """Counts how often it is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+class Log:
+    """A configured log whose lines can be read."""
+
+    def __init__(self, level: str = "debug") -> None:
+        self.terminal = Terminal()
+        self.buffer = configure(level, self.terminal)
+
+    def lines(self) -> list[dict[str, Any]]:
+        self.buffer.flush_now()
+        return [json.loads(line) for line in self.terminal.getvalue().split("\n")[:-1]]
+
+    def line(self) -> dict[str, Any]:
+        (line,) = self.lines()
+        return line
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before, root, aiokafka = structlog.get_config(), logging.getLogger(), logging.getLogger("aiokafka")
+    handlers, level, aiokafka_level = root.handlers[:], root.level, aiokafka.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    aiokafka.setLevel(aiokafka_level)
+
+
+def log() -> Any:
+    return structlog.get_logger()
+
+
+def test_a_line_is_one_json_object_with_time_level_and_message_first() -> None:
+    logged = Log()
+    log().info("payment settled", payment_id="pay-1", attempt=2)
+    logged.buffer.flush_now()
+    text = logged.terminal.getvalue()
+    assert text.count("\n") == 1 and text.endswith("}\n")
+    line = json.loads(text)
+    assert list(line) == ["time", "level", "message", "payment_id", "attempt"]
+    assert line | {"time": ""} == {
+        "time": "", "level": "info", "message": "payment settled", "payment_id": "pay-1", "attempt": 2,
+    }  # fmt: skip
+    assert len(line["time"]) == 24 and line["time"].endswith("Z")
+
+
+def test_line_breaks_in_values_do_not_make_lines() -> None:
+    logged = Log()
+    log().warning("odd\nvalue", reason='a\nb\r"c"\u2028')
+    assert logged.line()["reason"] == 'a\nb\r"c"\u2028' and logged.terminal.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_lines_below_the_level_are_not_written(level: str, shown: int) -> None:
+    logged = Log(level)
+    for name in ("debug", "info", "warning", "error"):
+        getattr(log(), name)("line")
+    assert [line["level"] for line in logged.lines()] == ["debug", "info", "warning", "error"][-shown:]
+
+
+def test_lines_of_libraries_come_in_the_same_form_from_warning_up() -> None:
+    logged = Log()
+    library = logging.getLogger("some.library")
+    library.info("not shown")
+    library.warning("lost %s of %d", "one", 2)
+    library.error("100% broken")
+    assert [(line["level"], line["message"], line["logger"]) for line in logged.lines()] == [
+        ("warning", "lost one of 2", "some.library"),
+        ("error", "100% broken", "some.library"),
+    ]
+
+
+def test_of_a_librarys_exception_only_the_kind_is_written() -> None:
+    """Its text and its objects may hold requests."""
+    logged = Log()
+    try:
+        int(PAN + "x")
+    except ValueError:
+        logging.getLogger("some.library").exception("cannot go on")
+    line = logged.line()
+    assert line["error"] == "ValueError" and PAN not in logged.terminal.getvalue()
+
+
+def test_our_own_exceptions_are_written_with_their_way_and_without_locals() -> None:
+    logged = Log()
+    number = PAN
+    try:
+        len(number) / 0
+    except ZeroDivisionError:
+        log().exception("job broke", payment_id="pay-1")
+    line = logged.line()
+    assert line["level"] == "error" and "ZeroDivisionError: division by zero" in line["exception"]
+    assert "test_logs.py" in line["exception"] and PAN not in logged.terminal.getvalue()
+
+
+class Unshowable:
+    """An object of a library."""
+
+    def __repr__(self) -> str:
+        return "Unshowable()"
+
+
+def test_objects_are_written_as_they_show_themselves() -> None:
+    logged = Log()
+    log().info("line", pan=Pan(PAN), other=Unshowable(), number=2**100, rate=float("nan"), many=(1, None))
+    line = logged.line()
+    assert (line["pan"], line["other"], line["number"], line["rate"]) == ("Pan(****4242)", "Unshowable()", 2**100, None)
+    assert line["many"] == [1, None]
+
+
+@pytest.mark.parametrize("value", ["\udcff", {"\ud800": 1}, ["ok", "\udfff"]])
+def test_text_that_is_no_unicode_is_written_somehow_and_breaks_nobody(value: object) -> None:
+    """A log line stands in the middle of a payment."""
+    logged = Log()
+    log().warning("odd name", reason=value, payment_id="pay-1")
+    line = logged.line()
+    assert (line["message"], line["payment_id"]) == ("odd name", "pay-1")
+
+
+@pytest.mark.parametrize("level", [1, 25, 35, 60])
+def test_a_librarys_own_level_breaks_nobody(level: int) -> None:
+    logged = Log()
+    library = logging.getLogger("some.library.with.levels")
+    library.setLevel(1)
+    library.log(level, "of an odd level")
+    library.setLevel(logging.NOTSET)
+    assert [line["message"] for line in logged.lines()] == ["of an odd level"] * (level > 10)
+
+
+@pytest.mark.parametrize("arguments", [(), ("one",), ("one", "two", "three"), ({"a": 1},)])
+def test_a_librarys_wrong_arguments_break_nobody_and_are_not_shown(arguments: tuple[object, ...]) -> None:
+    logged = Log()
+    logging.getLogger("some.library").warning("from %s to %d", *arguments)
+    line = logged.line()
+    assert line["message"] == "from %s to %d" and "one" not in logged.terminal.getvalue()
+
+
+def test_lines_are_gathered_and_written_in_their_order() -> None:
+    logged = Log()
+    for number in range(100):
+        log().info("line", number=number)
+    assert logged.terminal.writes == 0, "a write for every line costs as much as a request"
+    assert [line["number"] for line in logged.lines()] == list(range(100)) and logged.terminal.writes == 1
+    logged.buffer.flush_now()
+    assert logged.terminal.writes == 1
+
+
+def test_what_is_much_is_written_without_being_asked() -> None:
+    terminal = Terminal()
+    buffer = BufferedLog(terminal)
+    for _ in range(66):
+        buffer.write("x" * 1000)
+        buffer.flush()
+    assert terminal.writes == 1 and len(terminal.getvalue()) == 66_000
+
+
+async def test_what_is_little_is_written_soon_and_the_rest_at_the_end() -> None:
+    terminal = Terminal()
+    buffer = BufferedLog(terminal)
+    running = asyncio.create_task(buffer.run())
+    buffer.write("first\n")
+    async with asyncio.timeout(5):
+        while not terminal.getvalue():  # noqa: ASYNC110 - written by time
+            await asyncio.sleep(0.01)
+    buffer.write("last\n")
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled() and terminal.getvalue() == "first\nlast\n"

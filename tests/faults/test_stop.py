@@ -1,0 +1,179 @@
+"""Stopping and restarting on purpose: SIGTERM under load, a second signal, and several processes on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+
+from tests.faults.side_by_side import side_by_side
+from tests.faults.world import World, eventually, world
+
+STOP_S = 10.0
+
+
+@side_by_side
+async def test_sigterm_under_load_answers_what_it_took_and_leaves_nothing_undone(folder: Path) -> None:
+    """Not ready first, then no new connections, then the rest; what is left is finished by the next process."""
+    settings = {"PAYMENTS__SERVER__STOP_S": str(STOP_S), "PAYMENTS__SERVER__UNREADY_S": "0.5"}
+    async with world(folder, settings) as w:
+        slow = [await w.shop.wish() for _ in range(8)]
+        buying = asyncio.ensure_future(w.shop.load(600, concurrency=16, keys=False))
+        await eventually(lambda: len(w.shop.posted) >= 150)
+        await w.sims.fault(w.sims.orders, "delay", times=len(slow), delay_s=1.0)
+        in_flight = [asyncio.ensure_future(w.shop.post(wish)) for wish in slow]
+        await eventually(lambda: _fired(w, len(slow)))
+        states = asyncio.ensure_future(_readiness(w))
+        started = time.monotonic()
+        w.engine.signal(signal.SIGTERM)
+        code = await w.engine.ended(STOP_S + 2)
+        took_s = time.monotonic() - started
+        assert code == 0
+        assert 0.5 <= took_s < STOP_S
+        seen = await states
+        unready = [at for at, status in seen if status == 503]
+        refused = [at for at, status in seen if status == 0]
+        assert unready and refused, seen
+        assert unready[0] < 0.3 < unready[-1] < refused[0] + 0.1, "it must be not ready for a while before it is gone"
+        # Whoever was under way has an answer; the load's other requests may have met a closed door.
+        assert not [posted for posted in await asyncio.gather(*in_flight) if posted.outcome == "unknown"]
+        await buying
+        left = w.waiting()
+        print(f"stopped in {took_s:.1f} s, left {left}", Counter((p.outcome, p.detail[:60]) for p in w.shop.posted))
+        await w.restart()
+        await w.judge()
+
+
+@side_by_side
+async def test_a_second_signal_ends_the_process_at_once(folder: Path) -> None:
+    """Whoever presses Ctrl-C twice does not want to wait, and loses nothing."""
+    async with world(folder, {"PAYMENTS__SERVER__UNREADY_S": "5"}) as w:
+        await w.sims.fault(w.sims.acquirer, "silence_after", times=1, method="POST")
+        await w.shop.post(await w.shop.wish())
+        w.engine.signal(signal.SIGTERM)
+        await eventually(lambda: _unready(w))
+        await asyncio.sleep(0.4)  # `make` and a terminal may both pass the first one on
+        started = time.monotonic()
+        w.engine.signal(signal.SIGINT)
+        code = await w.engine.ended(5)
+        assert time.monotonic() - started < 1.0
+        assert code == 130
+        await w.restart()
+        await w.judge()
+
+
+@side_by_side
+async def test_sigterm_while_the_counterparties_are_silent_still_ends_within_the_budget(folder: Path) -> None:
+    """Silent order service, silent acquirer, blocked sink: the budget holds, and the next process goes on."""
+    async with world(folder, {"PAYMENTS__SERVER__STOP_S": "6"}) as w:
+        await w.shop.insist(await w.shop.wish())
+        await w.sims.fault(w.sims.acquirer, "silence", method="POST")
+        await w.shop.insist(await w.shop.wish())
+        await w.sims.fault(w.sims.orders, "silence", method="GET")
+        hanging = asyncio.ensure_future(w.shop.post(await w.shop.wish()))
+        await eventually(lambda: _silent(w))
+        w.engine.signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert await w.engine.ended(10) == 0
+        assert time.monotonic() - started < 7.0
+        await hanging
+        for base in (w.sims.acquirer, w.sims.orders):
+            await w.sims.clear_faults(base)
+        await w.restart()
+        await w.judge()
+
+
+@side_by_side
+async def test_two_processes_share_the_port_the_work_and_the_scrape_and_one_may_die(folder: Path) -> None:
+    """Both serve; their metrics are one; a dead child is replaced; the parent's SIGTERM ends all."""
+    async with world(folder, start=False) as w:
+        await w.engine.start("--processes", "2")
+        await eventually(lambda: len(_children(w)) == 2)
+        first, second = _children(w)
+        await eventually(lambda: _both_started(w))
+        assert await _answers_while_stopped(w, first) > 0, "only the first child serves"
+        assert await _answers_while_stopped(w, second) > 0, "only the second child serves"
+
+        await w.shop.load(120, keys=True)
+        await w.healed()
+        evidence = await w.evidence()
+        ended = Counter(payment["status"] for payment in evidence.shown.values())
+        for status in ("completed", "failed"):
+            assert await w.engine.metric("payments_processed_total", status=status) == ended[status]
+
+        buying = asyncio.ensure_future(w.shop.load(200))
+        await eventually(lambda: sum(posted.outcome == "ok" for posted in w.shop.posted) >= 180)
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: len(_children(w)) == 2 and first not in _children(w), timeout_s=10)
+        await buying
+        await w.judge()
+        assert await _processed(w) <= 320, "a scrape counts nothing twice"
+        children = _children(w)
+        assert second in children
+        assert await w.engine.stop() == 0
+        assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+async def _readiness(w: World) -> list[tuple[float, int]]:
+    """When `/ready` said what, from now until nobody listens; 0 is a refused connection."""
+    seen: list[tuple[float, int]] = []
+    started = time.monotonic()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        while not seen or seen[-1][1] != 0:
+            try:
+                async with session.get(w.engine.base + "/ready") as response:
+                    status = response.status
+            except aiohttp.ClientError:
+                status = 0
+            seen.append((time.monotonic() - started, status))
+            await asyncio.sleep(0.02)
+    return seen
+
+
+async def _fired(w: World, count: int) -> bool:
+    return bool((await w.sims.faults(w.sims.orders))["fired"]["delay"] >= count)
+
+
+async def _silent(w: World) -> bool:
+    return all([(await w.sims.faults(base))["fired"]["silence"] for base in (w.sims.orders, w.sims.acquirer)])
+
+
+async def _unready(w: World) -> bool:
+    return (await w.engine.ready_parts())[0] == 503
+
+
+async def _processed(w: World) -> float:
+    return await w.engine.metric("payments_processed_total")
+
+
+def _children(w: World) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{w.engine.pid}/task/{w.engine.pid}/children").read_text().split()]
+
+
+def _both_started(w: World) -> bool:
+    return w.engine.log.read_text().count('"started"') == 2
+
+
+async def _answers_while_stopped(w: World, pid: int) -> int:
+    """How many of thirty new connections are answered while this process stands still."""
+    timeout = aiohttp.ClientTimeout(0.5)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), timeout=timeout) as session:
+            answers = await asyncio.gather(*(_health(session, w.engine.base) for _ in range(30)))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return sum(answers)
+
+
+async def _health(session: aiohttp.ClientSession, base: str) -> bool:
+    try:
+        async with session.get(base + "/health") as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
