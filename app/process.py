@@ -194,7 +194,11 @@ async def _create_dataset(check: RedisCheck) -> None:
 async def _watch_store(check: StoreCheck, readiness: ReadinessBoard, every_s: float) -> None:
     """Repeat the start-up check while running."""
     before: StoreReport | None = None
-    while True:
+    task = asyncio.current_task()
+    assert task is not None
+    # Not for ever: redis-py waits within `asyncio.wait_for`, which on Python 3.11 may swallow a cancellation, and
+    # then the process would never end.
+    while not task.cancelling():
         report = await check.report()
         readiness.report("store", "ok" if report.ok else "; ".join(report.problems))
         if before is not None and report != before:

@@ -64,6 +64,7 @@ class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         _within("core.port", self.port, 0, 65535)
         _within("core.wait_max_s", self.wait_max_s, 0, 300)
+        _within("core.waiters_max", self.waiters_max, 0, 1_000_000)
 
 
 class OpsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +83,10 @@ class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_s: float = 5.0
     cache_max: int = 50_000
     guard: GuardSettings = GuardSettings()
+
+    def __post_init__(self) -> None:
+        _within("users.cache_s", self.cache_s, 0, 3600)
+        _within("users.cache_max", self.cache_max, 1, 10_000_000)
 
 
 class OrdersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -17,6 +18,9 @@ _OK: Final = 200
 _DECLINED: Final = 402
 _NOT_FOUND: Final = 404
 _NOT_SENT_RETRY_S: Final = 1.0
+_CODE: Final = re.compile(r"[a-z][a-z_]{0,63}", re.IGNORECASE)
+_LONG_NUMBER: Final = re.compile(r"(?:[0-9][ -]?){12}")
+_REASON_MAX: Final = 200
 
 
 class _ChargeBody(msgspec.Struct):
@@ -98,9 +102,18 @@ def _outcome(body: bytes, attempt_id: str, amount: Money) -> Outcome:
                 raise ValueError("approved another amount")
             return Approved(answer.id)
         case "declined":
-            return Declined(answer.decline_code, answer.reason)
+            return Declined(*_speakable(answer.decline_code, answer.reason))
         case _:
             raise ValueError("neither approved nor declined")
+
+
+def _speakable(code: str, reason: str) -> tuple[str, str]:
+    """The acquirer's words as far as they may be kept and shown: nothing that could be a card number in them."""
+    if not _CODE.fullmatch(code):
+        code = "declined"
+    if len(reason) > _REASON_MAX or not reason.isprintable() or _LONG_NUMBER.search(reason):
+        reason = "Declined"
+    return code, reason
 
 
 def _body(request: ChargeRequest) -> bytes:

@@ -46,6 +46,9 @@ class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not low <= getattr(self, key) <= high:
                 raise ValueError(f"redis.{key} must be {low} to {high}")
 
+    def __repr__(self) -> str:
+        return f"RedisSettings({self.url.rpartition('@')[2]!r}, durability={self.durability!r})"
+
 
 def connect(settings: RedisSettings) -> RedisClient:
     """A client that retries nothing: a lost answer to a write is an unknown outcome, and the store decides.

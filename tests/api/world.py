@@ -35,7 +35,7 @@ PAYMENTS = "/api/payments"
 RETRIES = {"never", "same_key", "new_key", "after"}
 TIME = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\d\.\d{3}Z")
 # Written by an idle engine too: who is alive, and who leads.
-_HOUSEKEEPING = re.compile(r":lease:|:members:")
+_HOUSEKEEPING = re.compile(rb":lease:|:members:")
 
 
 class Answer(NamedTuple):
@@ -202,15 +202,16 @@ class World:
 
     def written(self) -> dict[str, Any]:
         """Everything that Redis holds, without the engine's housekeeping and streams that are empty."""
-        client = redis.Redis(port=self.redis.port)
+        client: Any = redis.Redis(port=self.redis.port)
         try:
-            found = {}
-            for raw in client.scan_iter(count=1000):
-                name = raw.decode()
-                value = None if _HOUSEKEEPING.search(name) else _value(client, name)
-                if value:
-                    found[name] = value
-            return found
+            names = [name for name in client.scan_iter(count=10_000) if not _HOUSEKEEPING.search(name)]
+            with client.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.type(name)
+                for name, kind in zip(names, pipe.execute(), strict=True):
+                    _read(pipe, kind, name)
+                found = zip(names, pipe.execute(), strict=True)
+            return {name.decode(): value for name, value in found if value}
         finally:
             client.close()
 
@@ -260,23 +261,24 @@ class World:
         ]
 
 
-def _value(client: redis.Redis, name: str) -> object:
-    match client.type(name):
+def _read(pipe: Any, kind: bytes, name: bytes) -> None:
+    match kind:
         case b"string":
-            return client.get(name)
+            pipe.get(name)
         case b"hash":
-            return client.hgetall(name)
+            pipe.hgetall(name)
         case b"list":
-            return client.lrange(name, 0, -1)
+            pipe.lrange(name, 0, -1)
         case b"zset":
-            return client.zrange(name, 0, -1, withscores=True)
+            pipe.zrange(name, 0, -1, withscores=True)
         case b"set":
-            return client.smembers(name)
+            pipe.smembers(name)
         case b"stream":
             # Consumers and their idle times change by looking; the entries are what was written.
-            return client.xrange(name)
-        case other:
-            return other
+            pipe.xrange(name)
+        case _:
+            # It has expired between the two looks.
+            pipe.get(name)
 
 
 @contextlib.asynccontextmanager

@@ -47,13 +47,12 @@ class Log:
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    before, root, aiokafka = structlog.get_config(), logging.getLogger(), logging.getLogger("aiokafka")
-    handlers, level, aiokafka_level = root.handlers[:], root.level, aiokafka.level
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
     structlog.configure(**before)
     root.handlers[:] = handlers
     root.setLevel(level)
-    aiokafka.setLevel(aiokafka_level)
 
 
 def log() -> Any:
@@ -163,6 +162,31 @@ def test_a_librarys_wrong_arguments_break_nobody_and_are_not_shown(arguments: tu
     logging.getLogger("some.library").warning("from %s to %d", *arguments)
     line = logged.line()
     assert line["message"] == "from %s to %d" and "one" not in logged.terminal.getvalue()
+
+
+def said(logger: str, text: str, at_s: float, *arguments: object) -> None:
+    """A line that a library says at a time of our choice."""
+    record = logging.LogRecord(logger, logging.WARNING, __file__, 1, text, arguments, None)
+    record.created = at_s
+    logging.getLogger(logger).handle(record)
+
+
+def test_aiokafka_says_the_same_thing_once_a_minute_and_everybody_else_as_often_as_they_like() -> None:
+    """While a broker is away it says so several times a second, each time of another node or port."""
+    logged = Log()
+    for at_s in (1000.0, 1000.1, 1059.9, 1060.0, 1061.0):
+        said("aiokafka.conn", "cannot reach %s", at_s, f"node {at_s}")
+        said("asyncio", "slow", at_s)
+    said("aiokafka.conn", "something else", 1000.1)
+    said("aiokafka.client", "cannot reach %s", 1000.1, "node")
+    lines = [(line["logger"], line["message"]) for line in logged.lines()]
+    assert lines.count(("asyncio", "slow")) == 5
+    assert sorted(line for line in lines if line[0] != "asyncio") == [
+        ("aiokafka.client", "cannot reach node"),
+        ("aiokafka.conn", "cannot reach node 1000.0"),
+        ("aiokafka.conn", "cannot reach node 1060.0"),
+        ("aiokafka.conn", "something else"),
+    ]
 
 
 def test_lines_are_gathered_and_written_in_their_order() -> None:

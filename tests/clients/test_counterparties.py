@@ -172,6 +172,7 @@ BAD_ANSWERS: dict[str, tuple[Answer, int]] = {
     "somebody else": (says(200, USER_BODY.replace("u1", "u2")), 1),
     "something else": (says(200, ORDER_BODY.replace("o1", "o2")), 1),
     "huge body": (says(200, b'{"id":"u1","x":"' + b"x" * ANSWER_BYTES_MAX + b'"}'), 1),
+    "one byte too many, all of it blanks": (says(200, USER_BODY.ljust(ANSWER_BYTES_MAX + 1)), 1),
     "redirect": (says(302, USER_BODY, Location="/api/users/u1"), 1),
     "201": (says(201, USER_BODY), 1),
     # A 4xx is a healthy answer: one client's odd id must not open the circuit for all.

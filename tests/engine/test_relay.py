@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from engine.errors import StoreUnavailable
 from engine.events import OutgoingEvent
 from engine.relay import OutboxEntry, Relay
 from metrics.instruments import Instruments
-from tests.engine.running import until
 
 
 def an_entry(shard: int, number: int, event_type: str = "payment_completed") -> OutboxEntry:
@@ -92,6 +91,13 @@ class Post:
 
     def count(self, name: str, **labels: str) -> float | None:
         return self.instruments.registry.get_sample_value(name, labels)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own."""
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 async def test_what_the_broker_has_taken_leaves_the_outbox_and_is_counted() -> None:

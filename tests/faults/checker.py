@@ -236,32 +236,39 @@ def _money(evidence: Evidence, still_open: Collection[str]) -> Iterator[str]:
     for effect in evidence.effects:
         by_payment[effect["reference"]].append(effect)
     for payment_id, effects in by_payment.items():
-        payment = evidence.payments.get(payment_id)
         if len(effects) > 1:
             yield f"one effect per payment: {payment_id} has {len(effects)}"
-        if payment is None:
+        if (payment := evidence.payments.get(payment_id)) is None:
             yield f"effect without payment: {payment_id}"
-            continue
-        if status_of(payment) == "failed":
-            yield f"unknown is not failed: {payment_id} is failed, but the acquirer took the money"
-        elif status_of(payment) != "completed" and payment_id not in still_open:
-            yield f"effect without completion: {payment_id} is {status_of(payment)}"
-        attempts = {f"{payment_id}-a{attempt[0]}" for attempt in payment.get("attempts", ())}
-        for effect in effects:
-            if effect["attempt"] not in attempts:
-                yield f"intent before call: {effect['attempt']} is not an attempt of {payment_id}"
-            if [effect["amount_minor"], effect["currency"]] != payment["amount"]:
-                yield f"same amount: {payment_id} is {payment['amount']}, the acquirer took {effect}"
+        else:
+            yield from _effects_of(payment, effects, still_open)
     for payment_id, payment in evidence.payments.items():
-        if status_of(payment) != "completed":
-            continue
-        ids = [effect["id"] for effect in by_payment.get(payment_id, ())]
-        if not ids:
-            yield f"completion without effect: {payment_id}"
-        elif payment.get("transaction_id") not in ids:
-            yield f"same transaction: {payment_id} names {payment.get('transaction_id')}, the acquirer {ids}"
-        if payment["captured_minor"] != payment["amount"][0]:
-            yield f"same amount: {payment_id} captured {payment['captured_minor']} of {payment['amount']}"
+        if status_of(payment) == "completed":
+            yield from _completion(payment, [effect["id"] for effect in by_payment[payment_id]])
+
+
+def _effects_of(payment: Row, effects: Sequence[Row], still_open: Collection[str]) -> Iterator[str]:
+    payment_id = payment["id"]
+    if status_of(payment) == "failed":
+        yield f"unknown is not failed: {payment_id} is failed, but the acquirer took the money"
+    elif status_of(payment) != "completed" and payment_id not in still_open:
+        yield f"effect without completion: {payment_id} is {status_of(payment)}"
+    attempts = {f"{payment_id}-a{attempt[0]}" for attempt in payment.get("attempts", ())}
+    for effect in effects:
+        if effect["attempt"] not in attempts:
+            yield f"intent before call: {effect['attempt']} is not an attempt of {payment_id}"
+        if [effect["amount_minor"], effect["currency"]] != payment["amount"]:
+            yield f"same amount: {payment_id} is {payment['amount']}, the acquirer took {effect}"
+
+
+def _completion(payment: Row, transaction_ids: Sequence[str]) -> Iterator[str]:
+    payment_id = payment["id"]
+    if not transaction_ids:
+        yield f"completion without effect: {payment_id}"
+    elif payment.get("transaction_id") not in transaction_ids:
+        yield f"same transaction: {payment_id} names {payment.get('transaction_id')}, the acquirer {transaction_ids}"
+    if payment["captured_minor"] != payment["amount"][0]:
+        yield f"same amount: {payment_id} captured {payment['captured_minor']} of {payment['amount']}"
 
 
 def _ledger(evidence: Evidence) -> Iterator[str]:

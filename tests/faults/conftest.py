@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.faults.side_by_side import Scenarios
 @pytest.fixture(scope="session")
 def scenarios(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenarios]:
     """All scenarios that this run has chosen, under way."""
-    functions = [getattr(item, "function", None) for item in request.session.items]
+    functions: list[Any] = [getattr(item, "function", None) for item in request.session.items]
     chosen = [function.scenario for function in functions if hasattr(function, "scenario")]
     base = tmp_path_factory.mktemp("scenarios")
 

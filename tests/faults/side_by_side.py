@@ -11,7 +11,7 @@ from typing import Any
 
 Scenario = Callable[[Path], Coroutine[Any, Any, None]]
 
-AT_ONCE = int(os.environ.get("FAULTS_AT_ONCE", "6"))
+AT_ONCE = int(os.environ.get("FAULTS_AT_ONCE", "10"))
 
 
 class Scenarios:

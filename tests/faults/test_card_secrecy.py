@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -43,11 +44,11 @@ class Canary(NamedTuple):
         for number in (self.number, self.wrong_number, cards.DECLINED):
             for form, needle in _forms(number):
                 if needle in text:
-                    yield f"{place}: the number, {form}: …{_around(text, text.index(needle))}…"
+                    yield f"{place}: the number, {form}: …{_around(text, text.index(needle))!r}…"
         code = self.cvv.encode()
         for pattern in (rb"(?i)cvv\W{0,5}" + code + rb"\b", rb'"' + code + rb'"', rb"\$3\r\n" + code + rb"\r\n"):
             if match := re.search(pattern, text):
-                yield f"{place}: the cvv: …{_around(text, match.start())}…"
+                yield f"{place}: the cvv: …{_around(text, match.start())!r}…"
 
 
 def _forms(number: str) -> Iterator[tuple[str, bytes]]:
@@ -125,10 +126,10 @@ async def test_a_card_is_nowhere_in_clear_whatever_goes_wrong(folder: Path) -> N
 
 
 async def _ends_well_and_badly(w: World, canary: Canary) -> None:
-    good = await w.shop.wish(**canary.fields())
+    good = await w.shop.wish(canary.fields())
     posted = await w.shop.insist(good)
     await w.shop.insist(good)
-    bad = await w.shop.insist(await w.shop.wish(**canary.fields(cards.DECLINED)))
+    bad = await w.shop.insist(await w.shop.wish(canary.fields(cards.DECLINED)))
     for each in (posted, bad):
         await w.engine.wait_status(each.payment_id)
         await w.shop.look(each.payment_id)
@@ -185,30 +186,32 @@ def _login() -> dict[str, str]:
 
 async def _upstream_errors(w: World, canary: Canary) -> None:
     for base, kind in ((w.sims.users, "error_before"), (w.sims.orders, "wrong_json"), (w.sims.orders, "reset")):
-        wish = await w.shop.wish(**canary.fields())
+        wish = await w.shop.wish(canary.fields())
         await w.sims.fault(base, kind)
         assert (await w.shop.post(wish)).outcome != "ok"
         await w.sims.clear_faults(base)
         await w.shop.insist(wish)
     for kind in ("silence_after", "error_after", "wrong_json", "reset", "status"):
         await w.sims.fault(w.sims.acquirer, kind, times=1, method="POST", status=400)
-        await w.shop.insist(await w.shop.wish(**canary.fields()))
-        await eventually(lambda kind=kind: _fired(w, kind))
+        await w.shop.insist(await w.shop.wish(canary.fields()))
+        await _fired(w, kind)
 
 
 async def _lost_connections(w: World, canary: Canary) -> None:
     for pattern in (ACCEPTS, INTENDS):
         for fate in (Fate.RESET, Fate.LOSE_REPLY):
             rule = w.proxy.on(pattern, fate, times=5)
-            await w.shop.post(await w.shop.wish(**canary.fields()))
+            wish = await w.shop.wish(canary.fields())
+            insisting = asyncio.ensure_future(w.shop.insist(wish))
             await rule.seen()
+            await insisting
             w.proxy.clear()
 
 
 async def _killed_while_it_charges(w: World, canary: Canary) -> bytes:
     await w.sims.fault(w.sims.acquirer, "silence_after", times=1, method="POST", delay_s=7)
-    await w.shop.insist(await w.shop.wish(**canary.fields()))
-    await eventually(lambda: _fired_twice(w))
+    await w.shop.insist(await w.shop.wish(canary.fields()))
+    await _fired(w, "silence_after", times=2)
     w.engine.kill()
     sealed = _everything_in_redis(w)
     assert b":card:" in sealed and b":cvv:" in sealed
@@ -216,12 +219,11 @@ async def _killed_while_it_charges(w: World, canary: Canary) -> bytes:
     return sealed
 
 
-async def _fired(w: World, kind: str) -> bool:
-    return bool((await w.sims.faults(w.sims.acquirer))["fired"][kind])
+async def _fired(w: World, kind: str, times: int = 1) -> None:
+    async def has() -> bool:
+        return bool((await w.sims.faults(w.sims.acquirer))["fired"][kind] >= times)
 
-
-async def _fired_twice(w: World) -> bool:
-    return bool((await w.sims.faults(w.sims.acquirer))["fired"]["silence_after"] >= 2)
+    await eventually(has)
 
 
 def _everything_in_redis(w: World) -> bytes:
@@ -241,5 +243,3 @@ def _everything_in_redis(w: World) -> bytes:
             value = readers[kind](name) if kind in readers else b""
             found += [name, dumped or b"", value if isinstance(value, bytes) else repr(value).encode()]
     return b"\n".join(found)
-
-

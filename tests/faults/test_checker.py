@@ -12,23 +12,18 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
-from prometheus_client import CollectorRegistry
 
-from engine.store.audit import Audit
-from engine.store.batch import Batcher
-from engine.store.connect import RedisSettings, connect
-from engine.store.keys import Keys
-from metrics.instruments import Instruments
+from engine.store.connect import RedisSettings
 from simulators import cards
 from tests.faults.checker import Evidence, Posted, Seen, Told, read_store, violations
-from tests.faults.world import world
+from tests.faults.world import audit_findings, world
 from tests.support import RedisServer, temporary_folder
 
 
 class Healthy(NamedTuple):
     """A dataset in which nothing is wrong, and its parts by name."""
 
-    redis: RedisServer
+    server: RedisServer
     evidence: Evidence
     keys: dict[bytes, bytes]
     completed: str
@@ -37,18 +32,18 @@ class Healthy(NamedTuple):
 
     def restore(self) -> redis.Redis:
         """Put the healthy dataset back; gives a client to spoil it with."""
-        client = redis.Redis(port=self.redis.port)
+        client = redis.Redis(port=self.server.port)
         client.flushall()
         for name, value in self.keys.items():
             client.restore(name, 0, value)
         return client
 
     def key(self, kind: str, payment_id: str) -> str:
-        """The name of one of the payment's keys."""
-        tag = f"{{p{payment_id[-2:]}}}"
-        rest = {"payment": payment_id, "ledger": payment_id, "events": payment_id, "card": payment_id}
-        order = self.evidence.payments[payment_id]["order_id"]
-        return f"{tag}:{kind}:{order if kind == 'order' else rest[kind]}" if kind in ("order", *rest) else f"{tag}:{kind}"
+        """The name of one of the payment's keys, or of one of its shard's."""
+        name = f"{{p{payment_id[-2:]}}}:{kind}"
+        if kind == "order":
+            return f"{name}:{self.evidence.payments[payment_id]['order_id']}"
+        return f"{name}:{payment_id}" if kind in ("payment", "ledger", "events", "card") else name
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +59,7 @@ def healthy() -> Iterator[Healthy]:
 async def _made(folder: Path, server: RedisServer) -> Healthy:
     async with world(folder) as w:
         ids = [
-            (await w.shop.insist(await w.shop.wish(**card))).payment_id
+            (await w.shop.insist(await w.shop.wish(card))).payment_id
             for card in ({}, {}, {"cardNumber": cards.INSUFFICIENT_FUNDS})
         ]
         for payment_id in ids:
@@ -72,7 +67,7 @@ async def _made(folder: Path, server: RedisServer) -> Healthy:
             await w.shop.look(payment_id)
         evidence = await w.judge()
         client = redis.Redis(port=w.redis.port)
-        names: list[bytes] = client.keys("{p*")
+        names: Any = client.keys("{p*")
         kept: dict[bytes, Any] = {name: client.dump(name) for name in names if b":lease:" not in name}
         client.close()
     return Healthy(server, evidence, kept, *ids)
@@ -84,7 +79,7 @@ def test_nothing_is_wrong_with_a_healthy_dataset(healthy: Healthy) -> None:
     evidence = _read_again(client, healthy)
     evidence.told.append(evidence.told[0])
     assert violations(evidence) == []
-    assert asyncio.run(_audit(healthy)) == []
+    assert asyncio.run(audit_findings(RedisSettings(url=healthy.server.url))) == []
     client.close()
 
 
@@ -251,7 +246,7 @@ def test_a_spoiled_store_is_found(healthy: Healthy, spoil: Spoil, promise: str, 
     found = violations(_read_again(client, healthy))
     client.close()
     assert promise in {problem.partition(":")[0] for problem in found}, found
-    assert bool(asyncio.run(_audit(healthy))) is audited
+    assert bool(asyncio.run(audit_findings(RedisSettings(url=healthy.server.url)))) is audited
 
 
 def _effect(evidence: Evidence, payment_id: str) -> dict[str, Any]:
@@ -351,16 +346,3 @@ def _read_again(client: redis.Redis, healthy: Healthy) -> Evidence:
     evidence = Evidence(posted=old.posted, seen=old.seen, shown=old.shown, effects=old.effects, told=old.told)
     read_store(client, evidence)
     return evidence
-
-
-async def _audit(healthy: Healthy) -> list[str]:
-    settings = RedisSettings(url=healthy.redis.url)
-    client = connect(settings)
-    batcher = Batcher(client, Instruments(CollectorRegistry()))
-    batching = asyncio.ensure_future(batcher.run())
-    try:
-        return [str(finding) async for finding in Audit(client, batcher, Keys(settings.shards)).findings()]
-    finally:
-        batching.cancel()
-        await asyncio.wait([batching])
-        await client.aclose()

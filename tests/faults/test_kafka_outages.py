@@ -25,7 +25,7 @@ async def test_a_consumer_of_a_real_broker_reads_the_contracts_json_of_every_pay
     async with world(tmp_path, _kafka(kafka_broker.bootstrap, topic)) as w:
         w.told = _reader(kafka_broker.bootstrap, topic)
         await w.shop.load(60)
-        one = await w.shop.insist(await w.shop.wish(cardNumber=cards.LOST))
+        one = await w.shop.insist(await w.shop.wish({"cardNumber": cards.LOST}))
         evidence = await w.judge()
         assert len(evidence.told) == 61
         failed = next(told for told in evidence.told if told.key == one.payment_id)
@@ -106,10 +106,7 @@ async def _outage(w: World, take_down: Callable[[], None], bring_up: Callable[[]
     assert await w.engine.metric("events_published_total") == published
     assert await w.engine.metric("outbox_depth") > 0
     await bring_up()
-    started = time.monotonic()
     evidence = await w.judge()
-    copies = len(evidence.told) - len({told.headers["ce_id"] for told in evidence.told})
-    print(f"outbox of {before} drained within {time.monotonic() - started:.1f} s, {copies} second copies")
     assert len(evidence.payments) == 161
 
 

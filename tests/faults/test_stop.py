@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import aiohttp
 
+from app.process import _watch_store
+from app.readiness import ReadinessBoard
+from engine.store.check import StoreReport
 from tests.faults.side_by_side import side_by_side
 from tests.faults.world import World, eventually, world
 
@@ -20,31 +24,25 @@ STOP_S = 10.0
 @side_by_side
 async def test_sigterm_under_load_answers_what_it_took_and_leaves_nothing_undone(folder: Path) -> None:
     """Not ready first, then no new connections, then the rest; what is left is finished by the next process."""
-    settings = {"PAYMENTS__SERVER__STOP_S": str(STOP_S), "PAYMENTS__SERVER__UNREADY_S": "0.5"}
+    settings = {"PAYMENTS__SERVER__STOP_S": str(STOP_S), "PAYMENTS__SERVER__UNREADY_S": "2"}
     async with world(folder, settings) as w:
         slow = [await w.shop.wish() for _ in range(8)]
-        buying = asyncio.ensure_future(w.shop.load(600, concurrency=16, keys=False))
+        late = await w.shop.wish()
+        buying = asyncio.ensure_future(w.shop.load(1200, concurrency=4, keys=False))
         await eventually(lambda: len(w.shop.posted) >= 150)
-        await w.sims.fault(w.sims.orders, "delay", times=len(slow), delay_s=1.0)
+        w.engine.signal(signal.SIGTERM)
+        started = time.monotonic()
+        await eventually(lambda: _unready(w))
+        assert (await w.shop.post(late)).outcome == "ok", "who is not ready still serves for a while"
+        await w.sims.fault(w.sims.orders, "delay", times=len(slow), delay_s=2.0)
         in_flight = [asyncio.ensure_future(w.shop.post(wish)) for wish in slow]
         await eventually(lambda: _fired(w, len(slow)))
-        states = asyncio.ensure_future(_readiness(w))
-        started = time.monotonic()
-        w.engine.signal(signal.SIGTERM)
-        code = await w.engine.ended(STOP_S + 2)
-        took_s = time.monotonic() - started
-        assert code == 0
-        assert 0.5 <= took_s < STOP_S
-        seen = await states
-        unready = [at for at, status in seen if status == 503]
-        refused = [at for at, status in seen if status == 0]
-        assert unready and refused, seen
-        assert unready[0] < 0.3 < unready[-1] < refused[0] + 0.1, "it must be not ready for a while before it is gone"
-        # Whoever was under way has an answer; the load's other requests may have met a closed door.
+        assert await w.engine.ended(STOP_S + 2) == 0
+        assert 2.0 <= time.monotonic() - started < STOP_S
+        # Whoever was under way has an answer; the load's next requests have met a closed door.
         assert not [posted for posted in await asyncio.gather(*in_flight) if posted.outcome == "unknown"]
         await buying
-        left = w.waiting()
-        print(f"stopped in {took_s:.1f} s, left {left}", Counter((p.outcome, p.detail[:60]) for p in w.shop.posted))
+        assert any("ClientConnectorError" in posted.detail for posted in w.shop.posted)
         await w.restart()
         await w.judge()
 
@@ -88,6 +86,25 @@ async def test_sigterm_while_the_counterparties_are_silent_still_ends_within_the
         await w.judge()
 
 
+async def test_watching_the_store_ends_though_its_cancellation_was_swallowed() -> None:
+    """`asyncio.wait_for` of Python 3.11, in which redis-py waits, does that now and then; the stop hung for ever."""
+    watching = asyncio.create_task(_watch_store(Swallowing(), ReadinessBoard(("store",)), 0.01))
+    await asyncio.sleep(0.03)
+    watching.cancel()
+    done, _ = await asyncio.wait([watching], timeout=5)
+    assert done
+
+
+class Swallowing:
+    """A check that goes on when it is cancelled in the middle."""
+
+    async def report(self) -> StoreReport:
+        """Takes long enough to be cancelled here."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.1)
+        return StoreReport(())
+
+
 @side_by_side
 async def test_two_processes_share_the_port_the_work_and_the_scrape_and_one_may_die(folder: Path) -> None:
     """Both serve; their metrics are one; a dead child is replaced; the parent's SIGTERM ends all."""
@@ -117,22 +134,6 @@ async def test_two_processes_share_the_port_the_work_and_the_scrape_and_one_may_
         assert second in children
         assert await w.engine.stop() == 0
         assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-
-
-async def _readiness(w: World) -> list[tuple[float, int]]:
-    """When `/ready` said what, from now until nobody listens; 0 is a refused connection."""
-    seen: list[tuple[float, int]] = []
-    started = time.monotonic()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-        while not seen or seen[-1][1] != 0:
-            try:
-                async with session.get(w.engine.base + "/ready") as response:
-                    status = response.status
-            except aiohttp.ClientError:
-                status = 0
-            seen.append((time.monotonic() - started, status))
-            await asyncio.sleep(0.02)
-    return seen
 
 
 async def _fired(w: World, count: int) -> bool:

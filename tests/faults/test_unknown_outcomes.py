@@ -24,7 +24,7 @@ async def test_what_nobody_knows_is_processing_until_the_acquirer_tells_and_then
             await w.shop.insist(await w.shop.wish())
         await eventually(lambda: _unknown_ever(w, 2))  # the two faults above are used up
         for number in (cards.SILENT_BUT_CHARGES, cards.ERROR_AFTER_CHARGE, cards.LATE):
-            await w.shop.insist(await w.shop.wish(cardNumber=number))
+            await w.shop.insist(await w.shop.wish({"cardNumber": number}))
         ids = [posted.payment_id for posted in w.shop.posted]
         async with w.shop.watching(every_s=0.01):
             await eventually(lambda: _unknown_now(w, len(ids)))
@@ -44,7 +44,7 @@ async def test_what_nobody_knows_is_processing_until_the_acquirer_tells_and_then
 async def test_an_acquirer_that_fails_before_charging_for_ever_never_makes_a_payment_failed(folder: Path) -> None:
     """It says 500 and has never seen the attempt: we may send again, but may not say that it failed."""
     async with world(folder) as w:
-        posted = await w.shop.insist(await w.shop.wish(cardNumber=cards.ERROR_BEFORE_CHARGE))
+        posted = await w.shop.insist(await w.shop.wish({"cardNumber": cards.ERROR_BEFORE_CHARGE}))
         await eventually(lambda: _unknown_ever(w, 3))
         assert await w.shop.look(posted.payment_id) == "processing"
         evidence = await w.judge(still_open=[posted.payment_id])
@@ -63,7 +63,7 @@ async def test_a_charge_cut_off_on_its_way_is_asked_about_and_never_sent_twice_i
             rule = w.acquirer_proxy.on(CHARGES, fate)
             posted = await w.shop.insist(await w.shop.wish())
             await rule.seen()
-            await eventually(lambda posted=posted: _state(w, posted.payment_id) == "unknown")
+            await _until_unknown(w, posted.payment_id)
             assert len(await w.sims.effects()) == before + effects
             assert await w.shop.look(posted.payment_id) == "processing"
         evidence = await w.judge()
@@ -96,6 +96,9 @@ async def _not_sent(w: World, count: int) -> bool:
     return await w.engine.metric("payment_attempts_total", outcome="not_sent") >= count
 
 
-def _state(w: World, payment_id: str) -> str:
-    record = w.record(payment_id)
-    return str(record["attempts"][-1][2]) if record and "attempts" in record else ""
+async def _until_unknown(w: World, payment_id: str) -> None:
+    def is_unknown() -> bool:
+        record = w.record(payment_id) or {}
+        return "attempts" in record and record["attempts"][-1][2] == "unknown"
+
+    await eventually(is_unknown)
