@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 import structlog
 from aiohttp import web
@@ -16,10 +17,11 @@ from aiohttp import web
 from app.embedded import FAKE_URL, FakeCheck, fake_client
 from app.readiness import ReadinessBoard
 from app.settings import Settings
-from app.wiring import Parts, StoreCheck
+from app.wiring import Door, Parts, StoreCheck
 from clients.http import open_session
 from engine.store.check import RedisCheck, StoreReport
 from engine.store.connect import connect
+from handlers.protocol import EnvelopeProtocol
 
 _KEEPALIVE_S = 75.0
 _LAST_PASSES_S = 3.0
@@ -82,8 +84,8 @@ async def _serve(parts: Parts, *, stop: asyncio.Event, reuse_port: bool) -> None
         relaying = tasks.create_task(parts.relay.run()) if parts.relay else None
         reconciling = tasks.create_task(parts.reconciler.run()) if parts.reconciler else None
         async with _listening_ops(parts, reuse_port), contextlib.AsyncExitStack() as listeners:
-            runners = [
-                await listeners.enter_async_context(_listening(parts, parts.application(surface), port, reuse_port))
+            doors = [
+                await listeners.enter_async_context(_listening(parts, parts.door(surface), port, reuse_port))
                 for surface, port in parts.surfaces
             ]
             # What start-up made stays: looking through it again and again costs some 5 % of the work.
@@ -92,7 +94,7 @@ async def _serve(parts: Parts, *, stop: asyncio.Event, reuse_port: bool) -> None
             parts.readiness.report("process")
             structlog.get_logger().info("started", ports=[port for _, port in parts.surfaces])
             await stop.wait()
-            await _stop(parts, runners, working=working, relaying=relaying, reconciling=reconciling)
+            await _stop(parts, doors, working=working, relaying=relaying, reconciling=reconciling)
         for task in (*watching, batching):
             task.cancel()
     structlog.get_logger().info("stopped")
@@ -100,7 +102,7 @@ async def _serve(parts: Parts, *, stop: asyncio.Event, reuse_port: bool) -> None
 
 async def _stop(
     parts: Parts,
-    runners: Sequence[web.AppRunner],
+    doors: Sequence[_Listening],
     *,
     working: asyncio.Task[None] | None,
     relaying: asyncio.Task[None] | None,
@@ -112,11 +114,10 @@ async def _stop(
     parts.readiness.report("process", "stopping")
     await asyncio.sleep(min(parts.settings.server.unready_s, parts.settings.server.stop_s / 2))
     await _cancelled(reconciling)
-    for runner in runners:
-        for site in list(runner.sites):
-            await site.stop()
+    for door in doors:
+        door.listener.close()
     # Requests under way are finished here; aiohttp cancels what is left after its own shutdown timeout.
-    await asyncio.gather(*(runner.cleanup() for runner in runners))
+    await asyncio.gather(*(door.runner.cleanup() for door in doors))
     if parts.worker and working:
         parts.worker.stop()
         await asyncio.wait([working], timeout=max(0.1, ends_at - time.monotonic() - 3.0))
@@ -146,25 +147,39 @@ async def _cancelled(task: asyncio.Task[None] | None) -> None:
         await asyncio.wait([task])
 
 
+class _Listening(NamedTuple):
+    """A port that is open."""
+
+    listener: asyncio.Server
+    runner: web.AppRunner
+
+
 @contextlib.asynccontextmanager
-async def _listening(
-    parts: Parts, application: web.Application, port: int, reuse_port: bool
-) -> AsyncIterator[web.AppRunner]:
+async def _listening(parts: Parts, door: Door, port: int, reuse_port: bool) -> AsyncIterator[_Listening]:
+    loop = asyncio.get_running_loop()
     runner = web.AppRunner(
-        application,
-        access_log=None,
-        handler_cancellation=False,
-        # aiohttp's own default for runners is an hour; this one also bounds the time for headers.
-        keepalive_timeout=_KEEPALIVE_S,
-        shutdown_timeout=max(1.0, parts.settings.server.stop_s / 3),
+        door.application, handler_cancellation=False, shutdown_timeout=max(1.0, parts.settings.server.stop_s / 3)
     )
     await runner.setup()
+    server = runner.server
+    assert server is not None, "the runner is set up"
+
+    def connection() -> EnvelopeProtocol:
+        # aiohttp's own keep-alive for runners is an hour; this one also bounds the time for headers.
+        return EnvelopeProtocol(
+            server, door.refuse, loop=loop, access_log=None, keepalive_timeout=_KEEPALIVE_S, auto_decompress=False
+        )
+
+    host = parts.settings.server.host
     try:
-        await web.TCPSite(runner, parts.settings.server.host, port, reuse_port=reuse_port or None).start()
-        yield runner
+        listener = await loop.create_server(connection, host, port, reuse_port=reuse_port or None)
     except OSError as error:
-        raise StartRefused(f"cannot listen on {parts.settings.server.host}:{port}: {error.strerror}") from None
+        await runner.cleanup()
+        raise StartRefused(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    try:
+        yield _Listening(listener, runner)
     finally:
+        listener.close()
         await runner.cleanup()
 
 
@@ -173,7 +188,7 @@ async def _listening_ops(parts: Parts, reuse_port: bool) -> AsyncIterator[None]:
     if not parts.settings.ops.port:
         yield
         return
-    async with _listening(parts, parts.ops_application(), parts.settings.ops.port, reuse_port):
+    async with _listening(parts, parts.ops_door(), parts.settings.ops.port, reuse_port):
         yield
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import aiohttp
 import prometheus_client
@@ -50,11 +51,13 @@ from handlers.docs import Docs
 from handlers.http import BODY_BYTES_MAX, Edge
 from handlers.openapi import openapi_document
 from handlers.ops import Ops
+from handlers.protocol import Refuse
 from handlers.routes import Route, Surface
 from metrics.instruments import Instruments
 from resilience.guard import Guard, GuardSettings
 from resilience.status import BreakerStatus
 
+_VARIABLE = re.compile(r"\{(\w+)\}")
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -73,6 +76,13 @@ class Guards:
     def statuses(self) -> Mapping[str, BreakerStatus]:
         """The breakers as of now."""
         return {name: guard.status() for name, guard in self._guards.items()}
+
+
+class Door(NamedTuple):
+    """A surface's application, and its answer to what is no request at all."""
+
+    application: web.Application
+    refuse: Refuse
 
 
 class StoreCheck(Protocol):
@@ -126,21 +136,19 @@ class Parts:
         self.relay = self._relay(self.publisher) if self.publisher else None
         self.reconciler = self._reconciler() if "reconcile" in roles else None
 
-    def application(self, surface: Surface) -> web.Application:
+    def door(self, surface: Surface) -> Door:
         """A surface with the ops endpoints and its documentation, on an application of its own."""
         edge = Edge(surface.name, surface.errors, self.instruments)
-        application = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
         routes = [*surface.routes(), *self._ops().routes()]
         docs = Docs(openapi_document(surface, routes, version=__version__))
-        _mount(application, [*routes, *docs.routes()])
+        application = _application(edge, [*routes, *docs.routes()])
         docs.mount_files(application)
-        return application
+        return Door(application, edge.refuse_unparsed)
 
-    def ops_application(self) -> web.Application:
+    def ops_door(self) -> Door:
         """The ops endpoints alone."""
-        application = web.Application(middlewares=[Edge("ops", {}, self.instruments).middleware()])
-        _mount(application, self._ops().routes())
-        return application
+        edge = Edge("ops", {}, self.instruments)
+        return Door(_application(edge, self._ops().routes()), edge.refuse_unparsed)
 
     def _ops(self) -> Ops:
         return Ops(self.readiness, _scraper(self.instruments.registry))
@@ -222,12 +230,16 @@ class Parts:
         return sum(count for pool in pools for count, _ in getattr(pool, "get_connection_count", list)())
 
 
-def _mount(application: web.Application, routes: Sequence[Route]) -> None:
+def _application(edge: Edge, routes: Sequence[Route]) -> web.Application:
+    application = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
     for route in routes:
+        # aiohttp's own idea of a path's variable has no braces in it, but a key may.
+        path = _VARIABLE.sub(r"{\1:[^/]+}", route.path)
         if route.method == "GET":
-            application.router.add_get(route.path, route.handler)
+            application.router.add_get(path, route.handler, expect_handler=edge.expectation)
         else:
-            application.router.add_route(route.method, route.path, route.handler)
+            application.router.add_route(route.method, path, route.handler, expect_handler=edge.expectation)
+    return application
 
 
 def _scraper(registry: CollectorRegistry) -> Callable[[], bytes]:

@@ -85,11 +85,15 @@ def spread(values: Sequence[float]) -> Range:
 def ratios(rounds: Sequence[Measured]) -> dict[str, Range]:
     """Rates as shares of another's, each within one cycle: the machine is not the same from one to the next."""
     cases = by_case(rounds)
-    return {
-        name: spread([a.per_second / b.per_second for a, b in zip(cases[above], cases[below], strict=False)])
-        for name, (above, below) in _PAIRS.items()
-        if above in cases and below in cases
-    }
+    found: dict[str, Range] = {}
+    for name, (above, below) in _PAIRS.items():
+        pairs = list(zip(cases.get(above, []), cases.get(below, []), strict=False))
+        if pairs:
+            found[name] = spread([a.per_second / b.per_second for a, b in pairs])
+        if pairs and below == "floor":
+            # What the rates would be if the engine never waited for a core: of use where the machine is not quiet.
+            found[f"{name}, by CPU"] = spread([b.cpu_us / a.cpu_us for a, b in pairs])
+    return found
 
 
 def targets(shares: Mapping[str, Range], rounds: Sequence[Measured], long_run: Sequence[Sample]) -> list[Target]:

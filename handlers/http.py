@@ -92,13 +92,7 @@ async def read_body(request: web.Request) -> bytes:
     if request.content_type != "application/json":
         raise HttpRefused(415, "UNSUPPORTED_MEDIA_TYPE", "send the body as application/json")
     if request.headers.get("Content-Encoding", "identity") != "identity":
-        # aiohttp fails on a body that is not what its encoding says, and then closes: say so, or the next is lost.
-        raise HttpRefused(
-            415,
-            "UNSUPPORTED_MEDIA_TYPE",
-            "send the body without a Content-Encoding",
-            headers={"Connection": "close"},
-        )
+        raise HttpRefused(415, "UNSUPPORTED_MEDIA_TYPE", "send the body without a Content-Encoding")
     if (request.content_length or 0) > BODY_BYTES_MAX:
         raise _too_large()
     try:
@@ -169,6 +163,20 @@ class Edge:
             return response
 
         return edge
+
+    def refuse_unparsed(self, status: int) -> web.Response:
+        """The answer to bytes that are no request."""
+        broken = HttpRefused(status, "INTERNAL" if status >= 500 else "BAD_REQUEST", "this is not an HTTP request")
+        return self._failed(broken, context.accept(None, None).request_id)
+
+    async def expectation(self, request: web.Request) -> web.Response | None:
+        """Answer an `Expect` header: go on with `100-continue`, refuse anything else."""
+        if request.headers.get("Expect", "").lower() != "100-continue":
+            refused = HttpRefused(417, "EXPECTATION_FAILED", "only 100-continue can be expected")
+            return self._failed(refused, context.accept(None, None).request_id)
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+        return None
 
     def _failed(self, error: Exception, request_id: str) -> web.Response:
         match error:

@@ -147,7 +147,6 @@ async def test_any_printable_key_up_to_255_works_and_can_be_asked_about(world: W
     assert state["payment"] == made.json
 
 
-@pytest.mark.xfail(strict=True, reason="aiohttp's default for `{key}` in a route is one of `[^{}/]+`")
 async def test_a_key_with_braces_can_be_asked_about(world: World) -> None:
     made = await world.pay(payment_body(await world.order()), key="{order}-1")
     assert (await world.get(key_path("{order}-1"))).json["paymentId"] == made.json["id"]

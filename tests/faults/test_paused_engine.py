@@ -27,7 +27,7 @@ async def test_an_engine_paused_while_the_acquirer_is_silent_does_no_harm_when_i
         assert len(await w.sims.effects()) == 1
         other = w.another_engine()
         await other.start()
-        ended = [await other.wait_status(posted.payment_id, timeout_s=30) for posted in w.shop.posted]
+        ended = [await other.wait_status(posted.payment_id) for posted in w.shop.posted]
         assert [payment["status"] for payment in ended] == ["completed", "completed"]
         w.engine.signal(signal.SIGCONT)
         # Its requests have run into their time-out by now, and it settles what it believes.
@@ -54,7 +54,7 @@ async def test_an_engine_paused_before_it_sends_does_not_send_when_its_lease_is_
         assert len(await w.sims.effects()) == 1
         other = w.another_engine()
         await other.start()
-        ended = [await other.wait_status(posted.payment_id, timeout_s=30) for posted in w.shop.posted]
+        ended = [await other.wait_status(posted.payment_id) for posted in w.shop.posted]
         assert [payment["status"] for payment in ended] == ["completed", "completed"]
         # Its settlement of the first arrives late, and its wish to send the second is too old.
         settling.released.set()

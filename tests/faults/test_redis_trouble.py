@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -132,6 +133,25 @@ async def test_a_redis_that_says_nothing_for_three_seconds_is_reported_and_then_
         rule.released.set()
         await eventually(lambda: _ready(w, 200))
         assert rule.fired > 0
+        await buying
+        evidence = await w.judge()
+        assert len(evidence.payments) == 200
+
+
+@side_by_side
+async def test_a_redis_without_memory_refuses_whole_steps_and_goes_on_when_it_has_some(folder: Path) -> None:
+    """`noeviction` refuses writes; a step that is refused has written nothing, also in its middle."""
+    async with world(folder) as w:
+        buying = asyncio.ensure_future(w.shop.load(200, concurrency=16))
+        await _until_accepted(w, 60)
+        with contextlib.closing(w.redis.client()) as client:
+            client.config_set("maxmemory", "1mb")
+            before = len(w.shop.posted)
+            await eventually(lambda: len(w.shop.posted) >= before + 100)
+            refused = [posted for posted in w.shop.posted[before:] if "STORE_UNAVAILABLE" in posted.detail]
+            client.config_set("maxmemory", "0")
+        assert len(refused) > 50
+        assert not buying.done(), "the load was over before the memory was back"
         await buying
         evidence = await w.judge()
         assert len(evidence.payments) == 200

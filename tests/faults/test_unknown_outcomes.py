@@ -16,7 +16,7 @@ CHARGES = rb"POST /charges"
 @side_by_side
 async def test_what_nobody_knows_is_processing_until_the_acquirer_tells_and_then_exactly_that(folder: Path) -> None:
     """While the acquirer cannot even be asked, nothing is failed; the metric shows how many wait, and goes back."""
-    async with world(folder, acquirer={"late_s": 2.0}) as w:
+    async with world(folder, acquirer={"late_s": 3.0}) as w:
         await w.sims.fault(w.sims.acquirer, "status", status=503, method="GET", path_contains="/charges")
         await w.sims.fault(w.sims.acquirer, "error_before", method="POST", times=1)
         await w.sims.fault(w.sims.acquirer, "wrong_json", method="POST", times=1)

@@ -50,19 +50,19 @@ from tests.support import (
 )
 
 QUICK: Mapping[str, str] = {
-    "PAYMENTS__ACQUIRER__GUARD__TIMEOUT_S": "0.7",
-    "PAYMENTS__ACQUIRER__GUARD__DEADLINE_S": "1.0",
-    "PAYMENTS__ACQUIRER__GUARD__SLOW_CALL_S": "0.6",
+    "PAYMENTS__ACQUIRER__GUARD__TIMEOUT_S": "1.5",
+    "PAYMENTS__ACQUIRER__GUARD__DEADLINE_S": "1.9",
+    "PAYMENTS__ACQUIRER__GUARD__SLOW_CALL_S": "1.4",
     # The breakers have tests of their own; here a counterparty in trouble is asked again and again.
     "PAYMENTS__ACQUIRER__GUARD__FAILURES_TO_OPEN": "100000",
     "PAYMENTS__ACQUIRER__GUARD__WINDOW_CALLS_MIN": "100000",
-    "PAYMENTS__WORKER__LEASE_S": "6",
-    "PAYMENTS__WORKER__CLAIM_IDLE_S": "6",
+    "PAYMENTS__WORKER__LEASE_S": "7",
+    "PAYMENTS__WORKER__CLAIM_IDLE_S": "7",
     "PAYMENTS__WORKER__REDRIVE_AFTER_S": "3",
     "PAYMENTS__REDIS__TIMEOUT_S": "1",
     "PAYMENTS__REDIS__CHECK_EVERY_S": "0.5",
 }
-LEASE_S = 6.0
+LEASE_S = 7.0
 
 HEALED_WITHIN_S = 60.0
 # Answers that leave open whether something was written: the client must repeat with the same key to know.
@@ -113,6 +113,10 @@ class Engine(EngineProcess):
         code = await asyncio.to_thread(self._process.wait, timeout_s)
         self._process = None
         return code
+
+    async def wait_status(self, payment_id: str, *, timeout_s: float = 60) -> dict[str, Any]:
+        """The payment, as soon as it is no longer processing."""
+        return await super().wait_status(payment_id, timeout_s=timeout_s)
 
     async def ready_parts(self) -> tuple[int, dict[str, str]]:
         """The status of `/ready`, and what it says of each part."""

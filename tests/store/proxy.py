@@ -27,27 +27,35 @@ class Proxy:
 
     async def serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
-        with contextlib.suppress(OSError):
+        with contextlib.closing(client_writer), contextlib.suppress(OSError):
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
-            answers = asyncio.create_task(_copy(server_reader, client_writer))
-            try:
-                while data := await client_reader.read(_CHUNK_BYTES):
-                    lose = self._losses_left > 0 and self._marker in data
-                    if lose:
-                        # From here on nothing goes back to the client.
-                        answers.cancel()
-                        await asyncio.wait([answers])
+            with contextlib.closing(server_writer):
+                await self._pass_on(client_reader, client_writer, server_reader, server_writer)
+
+    async def _pass_on(
+        self,
+        client_reader: asyncio.StreamReader,
+        client_writer: asyncio.StreamWriter,
+        server_reader: asyncio.StreamReader,
+        server_writer: asyncio.StreamWriter,
+    ) -> None:
+        answers = asyncio.create_task(_copy(server_reader, client_writer))
+        try:
+            while data := await client_reader.read(_CHUNK_BYTES):
+                if not self._losses_left or self._marker not in data:
                     server_writer.write(data)
-                    if lose:
-                        assert await server_reader.read(_CHUNK_BYTES), "the server did not answer"
-                        self._losses_left -= 1
-                        self.lost += 1
-                        break
-            finally:
+                    continue
+                # From here on nothing goes back to the client.
                 answers.cancel()
                 await asyncio.wait([answers])
-                server_writer.close()
-        client_writer.close()
+                server_writer.write(data)
+                assert await server_reader.read(_CHUNK_BYTES), "the server did not answer"
+                self._losses_left -= 1
+                self.lost += 1
+                return
+        finally:
+            answers.cancel()
+            await asyncio.wait([answers])
 
 
 @contextlib.asynccontextmanager
