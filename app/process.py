@@ -49,8 +49,8 @@ async def run(
             await _create_dataset(redis)
         check: StoreCheck = FakeCheck() if fake else redis
         _log_report(await _fit(check))
-        session = await resources.enter_async_context(open_session(client_id=settings.kafka.client_id))
-        parts = Parts(settings, roles, client, session, check)
+        wire = await resources.enter_async_context(open_session(client_id=settings.kafka.client_id))
+        parts = Parts(settings, roles, client, wire, check)
         await _serve(parts, stop=stop, reuse_port=reuse_port)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import aiohttp
 import prometheus_client
 import prometheus_client.multiprocess
 from aiohttp import web
@@ -26,6 +25,7 @@ from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
 from clients.orders import OrderService
 from clients.users import UserService
+from clients.wire import Wire
 from engine.accepting import Accepting
 from engine.charging import Charging
 from engine.errors import StoreUnavailable
@@ -99,12 +99,12 @@ class Parts:
         settings: Settings,
         roles: Sequence[str],
         client: RedisClient,
-        session: aiohttp.ClientSession,
+        wire: Wire,
         check: StoreCheck,
     ) -> None:
         self.settings = settings
         self.client = client
-        self.session = session
+        self.wire = wire
         self.instruments = Instruments(CollectorRegistry())
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.readiness = ReadinessBoard(("store", "process"))
@@ -217,7 +217,7 @@ class Parts:
         return EventFile(Path(self.settings.events.file))
 
     def _counterparty(self, name: str, settings: GuardSettings) -> HttpCounterparty:
-        return HttpCounterparty(self.session, self.guards.add(name, settings), timeout_s=settings.timeout_s)
+        return HttpCounterparty(self.wire, self.guards.add(name, settings), timeout_s=settings.timeout_s)
 
     def _admit(self) -> None:
         state = self.readiness.parts()["store"]

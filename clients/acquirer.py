@@ -6,9 +6,9 @@ import re
 from typing import Final
 
 import msgspec
-import yarl
 
-from clients.http import HttpCounterparty
+from clients.http import HttpCounterparty, url_for
+from clients.wire import parse_url
 from engine.cards import Card
 from engine.charging import Approved, ChargeRequest, Declined, NeverSeen, NotSent, Outcome, Unknown
 from engine.money import Money
@@ -44,7 +44,8 @@ class CardAcquirer:
 
     def __init__(self, counterparty: HttpCounterparty, url: str) -> None:
         self._counterparty = counterparty
-        self._charges = yarl.URL(url.rstrip("/") + "/charges")
+        self._charges = parse_url(url.rstrip("/") + "/charges")
+        self._one_charge = url.rstrip("/") + "/charges/{id}"
 
     @property
     def name(self) -> str:
@@ -80,7 +81,7 @@ class CardAcquirer:
             return Unknown(f"{self.name} answered {status}")
 
         try:
-            return await self._counterparty.call("GET", self._charges / attempt_id, read, idempotent=True)
+            return await self._counterparty.call("GET", url_for(self._one_charge, attempt_id), read, idempotent=True)
         except CounterpartyError as error:
             return _trouble(error)
 

@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 
-import aiohttp
-import yarl
-
+from clients.wire import Broken, NotConnected, TimedOut, TooLarge, Url, Wire, parse_url
 from engine import context
 from resilience.errors import BadAnswer, NoAnswer, Unreachable
 from resilience.guard import Guard
 
 T = TypeVar("T")
 
-_TOO_MANY_REQUESTS = 429
-ANSWER_BYTES_MAX = 256 * 1024
-_CONNECT_SHARE = 0.75
+_TOO_MANY_REQUESTS: Final = 429
+ANSWER_BYTES_MAX: Final = 256 * 1024
+_CONNECT_SHARE: Final = 0.75
 """How much of a try's time a connection may take. If it could take all, its silence would look like an answer's."""
 
 
-def open_session(*, client_id: str) -> aiohttp.ClientSession:
-    """The session that all clients share; the caller closes it. Call it in a running loop.
+def open_session(*, client_id: str) -> Wire:
+    """The connections that all clients share: an async context manager.
 
-    The connector does not bound connections: each guard's bulkhead does, where it can be seen.
+    Nothing here bounds how many there are: each guard's bulkhead does, where it can be seen.
     """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, ttl_dns_cache=30),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": client_id, "Accept": "application/json"},
-        auto_decompress=False,
-        raise_for_status=False,
-    )
+    return Wire(client_id=client_id, body_bytes_max=ANSWER_BYTES_MAX)
 
 
 class HttpCounterparty:
     """Sends one request at a time through the counterparty's guard."""
 
-    def __init__(self, session: aiohttp.ClientSession, guard: Guard, *, timeout_s: float) -> None:
-        self._session = session
+    def __init__(self, wire: Wire, guard: Guard, *, timeout_s: float) -> None:
+        self._wire = wire
         self._guard = guard
         self.name = guard.name
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=timeout_s * _CONNECT_SHARE)
+        self._timeout_s = timeout_s
 
     async def call(
         self,
         method: str,
-        url: yarl.URL,
+        url: Url,
         read: Callable[[int, bytes], T],
         *,
         body: bytes | None = None,
@@ -80,30 +72,32 @@ class HttpCounterparty:
         return answered
 
     async def _exchange(
-        self, method: str, url: yarl.URL, body: bytes | None, headers: Mapping[str, str] | None
+        self, method: str, url: Url, body: bytes | None, headers: Mapping[str, str] | None
     ) -> tuple[int, bytes]:
         request = context.current()
         sent = {"X-Request-Id": request.request_id, "traceparent": request.traceparent} if request.request_id else {}
         if headers:
             sent.update(headers)
         try:
-            async with self._session.request(
-                method, url, data=body, headers=sent, timeout=self._timeout, allow_redirects=False
-            ) as response:
-                answer = await response.content.read(ANSWER_BYTES_MAX + 1)
-                while not response.content.at_eof() and len(answer) <= ANSWER_BYTES_MAX:
-                    answer += await response.content.read(ANSWER_BYTES_MAX + 1)
-                if len(answer) > ANSWER_BYTES_MAX:
-                    raise BadAnswer(self.name, "answered with too large a body", status=response.status)
-                return response.status, answer
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Unreachable(self.name, f"cannot be reached ({type(error).__name__})") from error
-        except TimeoutError as error:
-            raise NoAnswer(self.name, f"did not answer within {self._timeout.total:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise NoAnswer(self.name, f"broke the connection ({type(error).__name__})") from error
+            return await self._wire.exchange(
+                method,
+                url,
+                sent,
+                body,
+                timeout_s=self._timeout_s,
+                connect_timeout_s=self._timeout_s * _CONNECT_SHARE,
+            )
+        except NotConnected as error:
+            raise Unreachable(self.name, f"cannot be reached ({error})") from error
+        except TimedOut as error:
+            raise NoAnswer(self.name, f"did not answer within {self._timeout_s:g} s") from error
+        except TooLarge as error:
+            raise BadAnswer(self.name, "answered with too large a body") from error
+        except Broken as error:
+            raise NoAnswer(self.name, f"broke the connection ({error})") from error
 
 
-def url_for(template: str, identifier: str) -> yarl.URL:
+def url_for(template: str, identifier: str) -> Url:
     """The URL of one thing: `{id}` in the template becomes the quoted identifier."""
-    return yarl.URL(template.replace("{id}", quote(identifier, safe="")), encoded=True)
+    url = parse_url(template)
+    return url._replace(target=url.target.replace("{id}", quote(identifier, safe="")))

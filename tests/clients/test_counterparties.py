@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 import structlog
 from aiohttp import web
@@ -24,6 +23,7 @@ from clients.acquirer import CardAcquirer
 from clients.http import ANSWER_BYTES_MAX, HttpCounterparty, open_session, url_for
 from clients.orders import OrderService
 from clients.users import UserService
+from clients.wire import Wire as Session
 from engine import context, errors
 from engine.accepting import Order, User
 from engine.cards import Card, Cvv, Instrument, Pan, WalletToken
@@ -77,7 +77,7 @@ def says(status: int, body: str | bytes = b"", **headers: str) -> Answer:
 class Line:
     """A guarded line to one counterparty."""
 
-    def __init__(self, session: aiohttp.ClientSession, name: str, **numbers: Any) -> None:
+    def __init__(self, session: Session, name: str, **numbers: Any) -> None:
         timeout_s = numbers.pop("timeout_s", TIMEOUT_S)
         settings = GuardSettings(timeout_s=timeout_s, deadline_s=4 * timeout_s, **{"tries_max": 1, **numbers})
         self.guard = Guard(name, settings, Instruments(CollectorRegistry()))
@@ -100,18 +100,18 @@ class Line:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
+async def session() -> AsyncIterator[Session]:
     async with open_session(client_id="payment-service") as opened:
         yield opened
 
 
 @pytest.fixture
-async def line(session: aiohttp.ClientSession) -> Line:
+async def line(session: Session) -> Line:
     return Line(session, "counterparty")
 
 
 @pytest.fixture
-async def impatient(session: aiohttp.ClientSession) -> Line:
+async def impatient(session: Session) -> Line:
     return Line(session, "counterparty", timeout_s=SHORT_S)
 
 
@@ -218,9 +218,7 @@ async def test_nobody_at_the_port_is_unavailability(line: Line, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", SERVICES)
-async def test_an_open_circuit_says_when_to_come_back_and_asks_nobody(
-    session: aiohttp.ClientSession, kind: str
-) -> None:
+async def test_an_open_circuit_says_when_to_come_back_and_asks_nobody(session: Session, kind: str) -> None:
     line = Line(session, "c", failures_to_open=2, open_s=30.0)
     async with wire(says(500)) as (server, base):
         ask = service(kind, line, base)
@@ -234,7 +232,7 @@ async def test_an_open_circuit_says_when_to_come_back_and_asks_nobody(
 
 
 @pytest.mark.parametrize("kind", SERVICES)
-async def test_reads_are_tried_again_and_a_clients_mistake_is_not(session: aiohttp.ClientSession, kind: str) -> None:
+async def test_reads_are_tried_again_and_a_clients_mistake_is_not(session: Session, kind: str) -> None:
     async with wire(says(500)) as (server, base):
         line = Line(session, "c", tries_max=3, backoff_base_s=0.001)
         with pytest.raises(errors.BadUpstreamAnswer):
@@ -309,7 +307,7 @@ async def open_() -> asyncio.Event:
     return asyncio.Event()
 
 
-async def test_a_user_is_asked_for_once_however_many_ask(session: aiohttp.ClientSession, open_: asyncio.Event) -> None:
+async def test_a_user_is_asked_for_once_however_many_ask(session: Session, open_: asyncio.Event) -> None:
     async with wire(held(open_)) as (server, base):
         users = Line(session, "c").users(base, cache_s=0)
         waiting = [asyncio.create_task(users.get(name)) for name in ["u1", "u2"] * 10]
@@ -321,7 +319,7 @@ async def test_a_user_is_asked_for_once_however_many_ask(session: aiohttp.Client
         assert len(server.requests) == 3, "with cache_s = 0 the answer is only for who was waiting"
 
 
-async def test_all_who_wait_hear_of_the_trouble(session: aiohttp.ClientSession, open_: asyncio.Event) -> None:
+async def test_all_who_wait_hear_of_the_trouble(session: Session, open_: asyncio.Event) -> None:
     async with wire(held(open_, 500)) as (server, base):
         users = Line(session, "c").users(base)
         waiting = [asyncio.create_task(users.get("u1")) for _ in range(5)]
@@ -334,9 +332,7 @@ async def test_all_who_wait_hear_of_the_trouble(session: aiohttp.ClientSession, 
         assert len(server.requests) == 2, "trouble is not kept"
 
 
-async def test_when_the_one_who_asks_is_cancelled_another_asks(
-    session: aiohttp.ClientSession, open_: asyncio.Event
-) -> None:
+async def test_when_the_one_who_asks_is_cancelled_another_asks(session: Session, open_: asyncio.Event) -> None:
     async with wire(held(open_)) as (server, base):
         line = Line(session, "c")
         users = line.users(base)
@@ -349,9 +345,7 @@ async def test_when_the_one_who_asks_is_cancelled_another_asks(
         assert leader.cancelled() and len(server.requests) == 2 and line.failures == 0
 
 
-async def test_one_who_waits_can_leave_without_disturbing_the_others(
-    session: aiohttp.ClientSession, open_: asyncio.Event
-) -> None:
+async def test_one_who_waits_can_leave_without_disturbing_the_others(session: Session, open_: asyncio.Event) -> None:
     async with wire(held(open_)) as (server, base):
         users = Line(session, "c").users(base)
         leader, leaving, other = [asyncio.create_task(users.get("u1")) for _ in range(3)]
@@ -364,9 +358,7 @@ async def test_one_who_waits_can_leave_without_disturbing_the_others(
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
-async def test_all_who_are_cancelled_together_end(
-    session: aiohttp.ClientSession, open_: asyncio.Event, order: list[int]
-) -> None:
+async def test_all_who_are_cancelled_together_end(session: Session, open_: asyncio.Event, order: list[int]) -> None:
     """As when the order service refuses several requests of one user at once: nobody may go on asking."""
     async with wire(held(open_)) as (server, base):
         users = Line(session, "c").users(base)
@@ -485,9 +477,7 @@ async def test_another_body_under_the_same_attempt_is_unknown_and_not_declined(l
 @pytest.mark.parametrize(
     "fault", ["silence", "silence_after", "reset", "reset_after", "error_before", "error_after", "wrong_json"]
 )
-async def test_trouble_after_sending_is_unknown_and_is_not_repeated(
-    session: aiohttp.ClientSession, sims: Sims, fault: str
-) -> None:
+async def test_trouble_after_sending_is_unknown_and_is_not_repeated(session: Session, sims: Sims, fault: str) -> None:
     line = Line(session, "bank", timeout_s=SHORT_S, tries_max=3)
     await sims.fault(sims.acquirer, fault)
     assert isinstance(await line.acquirer(sims.acquirer).charge(a_charge()), Unknown)
@@ -557,7 +547,7 @@ async def test_a_connection_that_is_never_made_is_not_sent(impatient: Line, deaf
     assert isinstance(answer, NotSent) and impatient.failures == 1
 
 
-async def test_an_open_circuit_is_not_sent_and_says_for_how_long(session: aiohttp.ClientSession) -> None:
+async def test_an_open_circuit_is_not_sent_and_says_for_how_long(session: Session) -> None:
     line = Line(session, "bank", failures_to_open=1, open_s=30.0)
     async with wire(says(500)) as (server, base):
         acquirer = line.acquirer(base)
@@ -631,7 +621,7 @@ ECHO = json.dumps({**ANSWER, "status": cards.APPROVED, "cvv": CVV})
     [says(200, ECHO), says(500, ECHO), says(400, ECHO), says(200, ECHO[:-5]), says(302, ECHO, Location="/" + CVV)],
 )
 async def test_neither_outcomes_nor_logs_hold_the_card_even_if_the_acquirer_echoes_it(
-    session: aiohttp.ClientSession, answer: Answer, written: Callable[[], str]
+    session: Session, answer: Answer, written: Callable[[], str]
 ) -> None:
     line = Line(session, "bank", failures_to_open=1)
     outcomes: list[Outcome | NeverSeen] = []
@@ -645,7 +635,7 @@ async def test_neither_outcomes_nor_logs_hold_the_card_even_if_the_acquirer_echo
 
 @pytest.mark.parametrize(("status", "error"), [(500, BadAnswer), (200, BadAnswer)])
 async def test_no_exception_of_a_call_holds_the_card_or_the_answer(
-    session: aiohttp.ClientSession, status: int, error: type[Exception]
+    session: Session, status: int, error: type[Exception]
 ) -> None:
     def read(_: int, body: bytes) -> str:
         raise ValueError(f"cannot read {body!r}")
@@ -660,9 +650,9 @@ async def test_no_exception_of_a_call_holds_the_card_or_the_answer(
     assert cards.APPROVED not in text and CVV not in text and f"answered {status}" in text
 
 
-async def test_errors_say_whether_anything_was_sent(session: aiohttp.ClientSession) -> None:
+async def test_errors_say_whether_anything_was_sent(session: Session) -> None:
     line = Line(session, "bank")
     with pytest.raises(Unreachable) as raised:
         url = url_for(f"http://127.0.0.1:{free_port()}/{{id}}", "x")
         await line.counterparty.call("GET", url, lambda _, __: None, idempotent=True)
-    assert not raised.value.sent and str(raised.value) == "bank: cannot be reached (ClientConnectorError)"
+    assert not raised.value.sent and str(raised.value) == "bank: cannot be reached (ConnectionRefusedError)"
