@@ -1,21 +1,61 @@
-"""The acquirer's books: what became of every attempt, and every effect on money. No HTTP here."""
+"""What the acquirer decides about one attempt, and what may follow a charge. No HTTP here."""
 
 from __future__ import annotations
 
 import hmac
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from datetime import datetime
+from enum import StrEnum
 from hashlib import blake2b
-from typing import Literal
+from typing import Final, Literal, assert_never
 
 import msgspec
 
+from simulators.cards import Decline
 
-class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
+
+class Kind(StrEnum):
+    """What was asked of the acquirer."""
+
+    CHARGE = "charge"
+    AUTHORIZE = "authorize"
+    CAPTURE = "capture"
+    VOID = "void"
+    REFUND = "refund"
+
+    @property
+    def path(self) -> str:
+        """Where it is asked for, and asked about: `POST /{path}`, `GET /{path}/{attempt}`."""
+        return "charges" if self in {Kind.CHARGE, Kind.AUTHORIZE} else f"{self}s"
+
+    @property
+    def moves_money(self) -> bool:
+        """Whether an approval is an effect on money; a hold and its release are none."""
+        return self in {Kind.CHARGE, Kind.CAPTURE, Kind.REFUND}
+
+
+FollowUpKind = Literal[Kind.CAPTURE, Kind.VOID, Kind.REFUND]
+"""What is asked about money that was charged or authorized before."""
+
+UNKNOWN_CHARGE: Final = Decline("unknown_charge", "Unknown charge")
+CHARGE_DECLINED: Final = Decline("charge_declined", "The charge was declined")
+ALREADY_CAPTURED: Final = Decline("already_captured", "Already captured")
+AUTHORIZATION_VOIDED: Final = Decline("authorization_voided", "The authorization was voided")
+AUTHORIZATION_EXPIRED: Final = Decline("authorization_expired", "The authorization has expired")
+AMOUNT_TOO_LARGE: Final = Decline("amount_too_large", "More than what is left")
+AMOUNT_MISMATCH: Final = Decline("amount_mismatch", "A void is for the whole authorized amount")
+NOT_CAPTURED: Final = Decline("not_captured", "Nothing was captured")
+REFUND_DECLINED: Final = Decline("refund_declined", "Refund declined")
+
+DECLINED_REFUND_ENDING: Final = 13
+"""A refund whose amount in minor units ends in these two digits is declined, so that tests can have one."""
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     """One decision of the acquirer, as the journal keeps it.
 
     Of the card it knows the brand and the last four digits; the body is only there as a salted fingerprint.
+    The fields from `kind` on are younger than the first journals, so each has a default.
     """
 
     id: str
@@ -32,34 +72,116 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     decline_code: str | None = None
     reason: str | None = None
     retryable: bool = False
+    kind: Kind = Kind.CHARGE
+    charge: str | None = None
+    """The charge that a capture, void or refund was asked for, as the client named it."""
+    authorized_until: str | None = None
 
     @property
     def approved(self) -> bool:
-        """Whether money moved."""
+        """Whether what was asked for was done."""
         return self.status == "approved"
 
-    def answers(self, body: bytes) -> bool:
-        """Whether this charge was made for exactly this body."""
-        return hmac.compare_digest(fingerprint(body, self.salt), self.fingerprint)
+    @property
+    def is_effect(self) -> bool:
+        """Whether money moved."""
+        return self.approved and self.kind.moves_money
+
+    @property
+    def belongs_to(self) -> str:
+        """The id of the charge whose money this is about: its own, or the one that it follows."""
+        return self.charge or self.id
+
+    def answers(self, kind: Kind, body: bytes) -> bool:
+        """Whether this decision was made for exactly this request."""
+        return self.kind is kind and hmac.compare_digest(fingerprint(body, self.salt), self.fingerprint)
 
     def view(self) -> dict[str, object]:
-        """The charge as the engine sees it."""
-        if self.approved:
+        """The decision as the engine sees it."""
+        if not self.approved:
             return {
                 "id": self.id,
                 "attempt": self.attempt,
                 "status": self.status,
-                "amount_minor": self.amount_minor,
-                "currency": self.currency,
+                "decline_code": self.decline_code,
+                "reason": self.reason,
+                "retryable": self.retryable,
             }
-        return {
+        view: dict[str, object] = {
             "id": self.id,
             "attempt": self.attempt,
             "status": self.status,
-            "decline_code": self.decline_code,
-            "reason": self.reason,
-            "retryable": self.retryable,
+            "amount_minor": self.amount_minor,
+            "currency": self.currency,
         }
+        return view if self.authorized_until is None else {**view, "authorized_until": self.authorized_until}
+
+
+class Transaction(msgspec.Struct, frozen=True):
+    """A charge or an authorization, and what became of its money since; a change returns a new one."""
+
+    opening: Decision
+    captured_minor: int = 0
+    refunded_minor: int = 0
+    voided: bool = False
+
+    def after(self, decision: Decision) -> Transaction:
+        """With one more decision about this money; a declined one changes nothing.
+
+        It does not judge: what the journal says has happened, whether or not the rules of today allow it.
+        """
+        if not decision.approved:
+            return self
+        match decision.kind:
+            case Kind.CHARGE | Kind.CAPTURE:
+                return msgspec.structs.replace(self, captured_minor=self.captured_minor + decision.amount_minor)
+            case Kind.REFUND:
+                return msgspec.structs.replace(self, refunded_minor=self.refunded_minor + decision.amount_minor)
+            case Kind.VOID:
+                return msgspec.structs.replace(self, voided=True)
+            case Kind.AUTHORIZE:
+                return self
+            case _:
+                assert_never(decision.kind)
+
+    def objection(self, kind: FollowUpKind, amount_minor: int, now: datetime) -> Decline | None:
+        """Why this may not be done, or None when it may."""
+        if not self.opening.approved:
+            return CHARGE_DECLINED
+        match kind:
+            case Kind.CAPTURE:
+                return self._objection_to_capture(amount_minor, now)
+            case Kind.VOID:
+                return self._objection_to_void(amount_minor)
+            case Kind.REFUND:
+                return self._objection_to_refund(amount_minor)
+            case _:
+                assert_never(kind)
+
+    def _objection_to_capture(self, amount_minor: int, now: datetime) -> Decline | None:
+        until = self.opening.authorized_until
+        if self.captured_minor:
+            return ALREADY_CAPTURED
+        if self.voided:
+            return AUTHORIZATION_VOIDED
+        if until is not None and now >= datetime.fromisoformat(until):
+            return AUTHORIZATION_EXPIRED
+        return AMOUNT_TOO_LARGE if amount_minor > self.opening.amount_minor else None
+
+    def _objection_to_void(self, amount_minor: int) -> Decline | None:
+        # An expired authorization may be voided: its hold is gone already, and a client may well want to be sure.
+        if self.captured_minor:
+            return ALREADY_CAPTURED
+        if self.voided:
+            return AUTHORIZATION_VOIDED
+        return AMOUNT_MISMATCH if amount_minor != self.opening.amount_minor else None
+
+    def _objection_to_refund(self, amount_minor: int) -> Decline | None:
+        if not self.captured_minor:
+            return NOT_CAPTURED
+        if self.refunded_minor + amount_minor > self.captured_minor:
+            return AMOUNT_TOO_LARGE
+        return REFUND_DECLINED if amount_minor % 100 == DECLINED_REFUND_ENDING else None
 
 
 def new_salt() -> str:
@@ -70,59 +192,3 @@ def new_salt() -> str:
 def fingerprint(body: bytes, salt: str) -> str:
     """Tells equal bodies from others without keeping them."""
     return blake2b(body, key=salt.encode(), digest_size=16).hexdigest()
-
-
-class Books:
-    """Everything the acquirer knows; it only ever grows, and never merges two effects into one."""
-
-    def __init__(self, charges: Sequence[Charge] = ()) -> None:
-        self._by_attempt: dict[str, Charge] = {}
-        self._effects: list[Charge] = []
-        for charge in charges:
-            self.add(charge)
-
-    def add(self, charge: Charge) -> None:
-        """Take in one decision; an approved one is one more effect, even for an attempt that had one."""
-        self._by_attempt[charge.attempt] = charge
-        if charge.approved:
-            self._effects.append(charge)
-
-    def find(self, attempt: str) -> Charge | None:
-        """The newest decision about an attempt."""
-        return self._by_attempt.get(attempt)
-
-    def effects(self, after: int) -> list[dict[str, object]]:
-        """Every effect on money with a number above `after`; numbers start at 1 and have no gaps."""
-        return [
-            {
-                "seq": seq,
-                "attempt": charge.attempt,
-                "reference": charge.reference,
-                "kind": "charge",
-                "amount_minor": charge.amount_minor,
-                "currency": charge.currency,
-                "id": charge.id,
-                "at": charge.at,
-            }
-            for seq, charge in enumerate(self._effects[after:], start=after + 1)
-        ]
-
-    def summary(self) -> dict[str, object]:
-        """Counts, sums by currency, and who was charged more than once."""
-        sums: Counter[str] = Counter()
-        for charge in self._effects:
-            sums[charge.currency] += charge.amount_minor
-        approved = sum(charge.approved for charge in self._by_attempt.values())
-        return {
-            "effects": len(self._effects),
-            "amount_minor_by_currency": dict(sums),
-            "attempts_seen": len(self._by_attempt),
-            "attempts_approved": approved,
-            "attempts_declined": len(self._by_attempt) - approved,
-            "attempts_with_more_than_one_effect": _repeated(charge.attempt for charge in self._effects),
-            "references_with_more_than_one_effect": _repeated(charge.reference for charge in self._effects),
-        }
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return sorted(name for name, times in Counter(names).items() if times > 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,8 @@ class Answer:
 
     status: int
     body: Any
-    headers: dict[str, str]
+    headers: dict[str, str] = field(compare=False)
+    """Not compared: the date of a repeated answer may be a second later."""
 
 
 async def call(http: aiohttp.ClientSession, method: str, url: str, body: Any = None, **options: Any) -> Answer:
@@ -29,9 +31,46 @@ async def call(http: aiohttp.ClientSession, method: str, url: str, body: Any = N
         return Answer(response.status, await response.json(), dict(response.headers))
 
 
+class HandClock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2023, 1, 1, 0, 2, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+
+
 async def charge(http: aiohttp.ClientSession, base: str, attempt: str, body: Json | None = None) -> Answer:
     """Send one charge for an attempt."""
     return await call(http, "POST", f"{base}/charges", body or a_charge(), headers={"Idempotency-Key": attempt})
+
+
+async def opened(http: aiohttp.ClientSession, base: str, attempt: str = "attempt-1", **changes: Any) -> str:
+    """Charge, or with `capture=False` authorize, and give the id that captures, voids and refunds name."""
+    answer = await charge(http, base, attempt, a_charge(**changes))
+    assert answer.status == 200, answer
+    transaction: str = answer.body["id"]
+    return transaction
+
+
+async def follow_up(
+    http: aiohttp.ClientSession, base: str, path: str, attempt: str, transaction: str, **changes: Any
+) -> Answer:
+    """Send one capture, void or refund of a charge; `path` says which."""
+    body = {"charge": transaction, "amount_minor": 7548, "currency": "USD", "reference": "pay-456", **changes}
+    return await call(http, "POST", f"{base}/{path}", body, headers={"Idempotency-Key": attempt})
+
+
+def decline_code(answer: Answer) -> str | None:
+    """Why it was declined, None when it was approved."""
+    assert (answer.status, answer.body["status"]) in {(200, "approved"), (402, "declined")}, answer
+    code: str | None = answer.body.get("decline_code")
+    return code
 
 
 async def effects(http: aiohttp.ClientSession, base: str) -> list[Json]:

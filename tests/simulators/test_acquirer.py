@@ -45,6 +45,7 @@ async def test_an_approved_charge_moves_money_once_and_shows_in_the_journal(
             "attempt": "attempt-1",
             "reference": "pay-456",
             "kind": "charge",
+            "charge": transaction,
             "amount_minor": 7548,
             "currency": "USD",
             "id": transaction,

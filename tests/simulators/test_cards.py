@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from simulators import cards
-from simulators.acquirer import AcquirerSim, Card
+from simulators.acquirer import AcquirerSim
+from simulators.bodies import Card
 from simulators.server import serve
 from tests.simulators.helpers import a_charge, call, charge, effects, eventually
 

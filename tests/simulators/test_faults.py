@@ -24,8 +24,10 @@ from tests.simulators.helpers import (
     effects,
     eventually,
     fired,
+    follow_up,
     has_charged,
     has_fired,
+    opened,
     script,
 )
 
@@ -161,6 +163,30 @@ async def test_a_fault_hits_only_its_path_and_method(http: aiohttp.ClientSession
     assert (await call(http, "GET", f"{base}/charges/abc")).status == 500
     assert (await call(http, "GET", f"{base}/charges/xyz")).status == 503
     assert await fired(http, base) == {"error_before": 1, "status": 1}
+
+
+@pytest.mark.parametrize("path", ["captures", "voids", "refunds"])
+@pytest.mark.parametrize(("kind", "done"), [("error_before", False), ("error_after", True)])
+async def test_captures_voids_and_refunds_can_be_broken_each_for_itself(
+    http: aiohttp.ClientSession, base: str, path: str, kind: str, done: bool
+) -> None:
+    transaction = await opened(http, base, capture=path == "refunds")
+    await script(http, base, kind=kind, path_contains=f"/{path}", method="POST")
+    answer = await follow_up(http, base, path, "attempt-2", transaction)
+    assert (answer.status, answer.body) == (500, {"error": "scripted fault: 500"})
+    asked = await call(http, "GET", f"{base}/{path}/attempt-2")
+    assert asked.status == (200 if done else 404)
+    assert (await charge(http, base, "attempt-3")).status == 200
+    await call(http, "DELETE", f"{base}/_faults")
+    again = await follow_up(http, base, path, "attempt-2", transaction)
+    assert again.status == 200 and (not done or again.body == asked.body)
+
+
+async def test_the_statement_can_be_broken_the_judges_journal_not(http: aiohttp.ClientSession, base: str) -> None:
+    await script(http, base, kind="status", times=1)
+    assert (await call(http, "GET", f"{base}/journal")).status == 200
+    assert (await call(http, "GET", f"{base}/statement.csv")).status == 503
+    assert (await http.get(f"{base}/statement.csv")).status == 200
 
 
 async def test_the_oldest_matching_fault_takes_the_request_alone(http: aiohttp.ClientSession, base: str) -> None:
