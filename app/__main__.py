@@ -147,6 +147,30 @@ def _audit(given: argparse.Namespace) -> int:
     return asyncio.run(audit(from_process(given.config)))
 
 
+def _unknown(given: argparse.Namespace) -> int:
+    from app.operations import list_unknown, resolve_unknown
+
+    settings = from_process(given.config)
+    if given.action == "list":
+        return asyncio.run(list_unknown(settings))
+    for name in ("attempt", "outcome", "actor", "reason"):
+        if not getattr(given, name):
+            raise ConfigError(f"unknown resolve needs --{name}")
+    return asyncio.run(resolve_unknown(settings, given))
+
+
+def _reconcile(given: argparse.Namespace) -> int:
+    from app.operations import reconcile
+
+    return asyncio.run(reconcile(from_process(given.config), given))
+
+
+def _replay(given: argparse.Namespace) -> int:
+    from app.operations import replay
+
+    return asyncio.run(replay(from_process(given.config), given))
+
+
 def _version(_: argparse.Namespace) -> int:
     print(__version__)
     return 0
@@ -208,6 +232,24 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--hours", type=float, default=1.0)
     token.add_argument("--data", type=Path, default=Path("data"), help="the demo's folder, for its secret")
     command("audit", _audit, "check the invariants of a dataset; exit code 1 when one is broken")
+    unknown = command("unknown", _unknown, "attempts of unknown outcome: list them, or settle one by your word")
+    unknown.add_argument("action", choices=("list", "resolve"))
+    unknown.add_argument("--attempt", help="the attempt's id, as `list` shows it")
+    unknown.add_argument("--outcome", choices=("approved", "declined"))
+    unknown.add_argument("--transaction", default="", help="the acquirer's transaction id, for approved")
+    unknown.add_argument("--actor", help="who decides; kept in the payment's history")
+    unknown.add_argument("--reason", help="why; kept in the payment's history")
+    unknown.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
+    reconcile = command(
+        "reconcile", _reconcile, "hold an acquirer's statement against the ledger; exit code 1 if unlike"
+    )
+    reconcile.add_argument("--statement", type=Path, required=True, metavar="FILE.csv")
+    reconcile.add_argument("--acquirer", help="whose it is (default: the first acquirer)")
+    events = command("events", _replay, "publish events again, with the same ids")
+    events.add_argument("action", choices=("replay",))
+    events.add_argument("--from", dest="first", required=True, metavar="TIME", help="RFC 3339")
+    events.add_argument("--to", dest="last", required=True, metavar="TIME", help="RFC 3339")
+    events.add_argument("--payment", help="only this payment")
     command("version", _version, "print the version")
     return parser
 

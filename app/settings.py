@@ -106,10 +106,18 @@ class AcquirerGuardSettings(GuardSettings, frozen=True, kw_only=True, forbid_unk
 
 
 class AcquirerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The card acquirer. `name` is kept in every record and metric: do not change it for the same counterparty."""
+    """The first acquirer. `name` is kept in every record and metric: do not change it for the same counterparty."""
 
     url: str = ""
     name: str = "card_acquirer"
+    guard: AcquirerGuardSettings = AcquirerGuardSettings()
+
+
+class FallbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A further acquirer, for these method types: tried, in the file's order, only after certainly nothing moved."""
+
+    url: str
+    methods: tuple[Literal["credit_card", "debit_card", "wallet"], ...] = ("credit_card", "debit_card", "wallet")
     guard: AcquirerGuardSettings = AcquirerGuardSettings()
 
 
@@ -149,12 +157,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     users: UsersSettings = UsersSettings()
     orders: OrdersSettings = OrdersSettings()
     acquirer: AcquirerSettings = AcquirerSettings()
+    fallbacks: dict[str, FallbackSettings] = {}
+    """Further acquirers by name: `[fallbacks.NAME]`."""
     worker: WorkerSettings = WorkerSettings()
 
     def __post_init__(self) -> None:
         # A request that may still leave after its lease would be asked about too early.
-        if self.worker.lease_s < self.acquirer.guard.deadline_s + 5:
-            raise ValueError("worker.lease_s must be at least acquirer.guard.deadline_s + 5")
+        guards = {"acquirer": self.acquirer.guard} | {
+            f"fallbacks.{name}": fallback.guard for name, fallback in self.fallbacks.items()
+        }
+        for section, guard in guards.items():
+            if self.worker.lease_s < guard.deadline_s + 5:
+                raise ValueError(f"worker.lease_s must be at least {section}.guard.deadline_s + 5")
         if self.worker.claim_idle_s < self.worker.lease_s:
             raise ValueError("worker.claim_idle_s must not be below worker.lease_s")
 

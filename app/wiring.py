@@ -16,6 +16,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app import __version__
+from app.observing import PaymentObserver
 from app.readiness import OK, ReadinessBoard
 from app.sampling import Sampler, SuccessRate
 from app.settings import Settings
@@ -27,7 +28,8 @@ from clients.orders import OrderService
 from clients.users import UserService
 from clients.wire import Wire
 from engine.accepting import Accepting
-from engine.charging import Charging
+from engine.changing import Changing
+from engine.charging import Acquirers, Charging
 from engine.errors import StoreUnavailable
 from engine.idempotency import Fingerprints
 from engine.ids import PaymentIds, now_ms
@@ -47,6 +49,9 @@ from engine.store.payments import RedisPayments
 from engine.worker import Worker
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
+from handlers.core_changes import CoreChanges
+from handlers.core_types import METHOD_TYPES
+from handlers.core_waiting import OutcomeWaiting
 from handlers.docs import Docs
 from handlers.http import BODY_BYTES_MAX, Edge
 from handlers.openapi import openapi_document
@@ -112,7 +117,13 @@ class Parts:
         self.guards = Guards(self.instruments)
         redis = settings.redis
         self.keys = Keys(redis.shards)
-        self.batcher = Batcher(client, self.instruments, waiting_max=redis.steps_waiting_max)
+        self.batcher = Batcher(
+            client,
+            self.instruments,
+            waiting_max=redis.steps_waiting_max,
+            replicas=redis.replicas,
+            replicas_timeout_s=redis.timeout_s / 2,
+        )
         self.check = check
         self.payments = RedisPayments(
             self.batcher,
@@ -154,17 +165,15 @@ class Parts:
         return Ops(self.readiness, _scraper(self.instruments.registry))
 
     def _core(self) -> CoreApi:
-        settings = self.settings
-        return CoreApi(
-            self._accepting(),
-            self.payments,
-            self.guards,
-            Authenticator(settings.auth),
-            wait_max_s=settings.core.wait_max_s,
-            waiters_max=settings.core.waiters_max,
-        )
+        settings, auth = self.settings, Authenticator(self.settings.auth)
+        fingerprints = Fingerprints(parse_fingerprint_secret(settings.cards.fingerprint_secret))
+        ids = PaymentIds()
+        accepting = self._accepting(fingerprints, ids)
+        changing = Changing(self.payments, fingerprints, ids.mint_refund, now_ms, self._admit)
+        waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
+        return CoreApi(accepting, self.payments, self.guards, auth, waiting, CoreChanges(changing, waiting, auth))
 
-    def _accepting(self) -> Accepting:
+    def _accepting(self, fingerprints: Fingerprints, ids: PaymentIds) -> Accepting:
         users, orders = self.settings.users, self.settings.orders
         return Accepting(
             UserService(
@@ -176,25 +185,38 @@ class Parts:
             OrderService(self._counterparty("order_service", orders.guard), orders.url),
             self.payments,
             self.sealer,
-            Fingerprints(parse_fingerprint_secret(self.settings.cards.fingerprint_secret)),
-            PaymentIds(),
+            fingerprints,
+            ids,
             now_ms,
             self._admit,
             redrive_after_s=self.settings.worker.redrive_after_s,
         )
 
     def _worker(self) -> Worker:
-        acquirer, worker = self.settings.acquirer, self.settings.worker
+        worker = self.settings.worker
         charging = Charging(
             self.payments,
-            CardAcquirer(self._counterparty(acquirer.name, acquirer.guard), acquirer.url),
+            self._acquirers(),
             self.sealer,
-            self.instruments,
+            PaymentObserver(self.instruments, self.success_rate),
             now_ms,
             lease_s=worker.lease_s,
-            on_outcome=self.success_rate.count,
         )
         return Worker(self.jobs, charging, concurrency=worker.concurrency, claim_idle_s=worker.claim_idle_s)
+
+    def _acquirers(self) -> Acquirers:
+        first, fallbacks = self.settings.acquirer, self.settings.fallbacks
+        by_name = {first.name: self._acquirer(first.name, first.guard, first.url)}
+        for name, fallback in fallbacks.items():
+            by_name[name] = self._acquirer(name, fallback.guard, fallback.url)
+        order = {
+            method: [first.name, *(name for name, fallback in fallbacks.items() if method in fallback.methods)]
+            for method in METHOD_TYPES.values()
+        }
+        return Acquirers(by_name, order)
+
+    def _acquirer(self, name: str, guard: GuardSettings, url: str) -> CardAcquirer:
+        return CardAcquirer(self._counterparty(name, guard), url)
 
     def _relay(self, publisher: KafkaPublisher | EventFile) -> Relay:
         outbox = RedisOutbox(

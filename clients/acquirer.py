@@ -9,9 +9,12 @@ import msgspec
 
 from clients.http import HttpCounterparty, url_for
 from clients.wire import parse_url
-from engine.cards import Card
-from engine.charging import Approved, ChargeRequest, Declined, NeverSeen, NotSent, Outcome, Unknown
+from engine.cards import Card, WalletToken
+from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown
+from engine.ids import from_rfc3339
 from engine.money import Money
+from engine.payment import Kind
+from engine.settling import Approved, Declined
 from resilience.errors import CounterpartyError, Refused
 
 _OK: Final = 200
@@ -33,27 +36,40 @@ class _ChargeBody(msgspec.Struct):
     currency: str | None = None
     decline_code: str = "declined"
     reason: str = "Declined"
+    retryable: bool = False
+    authorized_until: str | None = None
 
 
 _decode = msgspec.json.Decoder(_ChargeBody).decode
 _encode = msgspec.json.Encoder().encode
 
 
+_PATHS: Final = {
+    Kind.CHARGE: "charges",
+    Kind.AUTHORIZE: "charges",
+    Kind.CAPTURE: "captures",
+    Kind.VOID: "voids",
+    Kind.REFUND: "refunds",
+}
+
+
 class CardAcquirer:
-    """Charges cards and wallet tokens: `POST {url}/charges`, `GET {url}/charges/{attempt}`."""
+    """Charges cards and wallet tokens, and what follows: `POST {url}/charges`, `/captures`, `/voids`, `/refunds`.
+
+    `GET` of the same path and an attempt id tells what became of an attempt.
+    """
 
     def __init__(self, counterparty: HttpCounterparty, url: str) -> None:
         self._counterparty = counterparty
-        self._charges = parse_url(url.rstrip("/") + "/charges")
-        self._one_charge = url.rstrip("/") + "/charges/{id}"
+        self._urls = {kind: f"{url.rstrip('/')}/{path}" for kind, path in _PATHS.items()}
 
     @property
     def name(self) -> str:
         """The configured name, as in metrics and records."""
         return self._counterparty.name
 
-    async def charge(self, request: ChargeRequest) -> Outcome:
-        """Charge once. Repeating with the same attempt id has no second effect at the acquirer."""
+    async def send(self, request: AcquirerRequest) -> Outcome:
+        """Do it once. Repeating with the same attempt id has no second effect at the acquirer."""
 
         def read(status: int, body: bytes) -> Outcome:
             if status in (_OK, _DECLINED):
@@ -65,12 +81,17 @@ class CardAcquirer:
         try:
             # Not repeated by the guard, though the acquirer dedupes: what became of it is a question, asked later.
             return await self._counterparty.call(
-                "POST", self._charges, read, body=_body(request), headers=headers, idempotent=False
+                "POST",
+                parse_url(self._urls[request.kind]),
+                read,
+                body=_body(request),
+                headers=headers,
+                idempotent=False,
             )
         except CounterpartyError as error:
             return _trouble(error)
 
-    async def find(self, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
+    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
         """What became of an attempt. `NotSent` here means that the question was not sent."""
 
         def read(status: int, body: bytes) -> Outcome | NeverSeen:
@@ -81,7 +102,8 @@ class CardAcquirer:
             return Unknown(f"{self.name} answered {status}")
 
         try:
-            return await self._counterparty.call("GET", url_for(self._one_charge, attempt_id), read, idempotent=True)
+            url = url_for(self._urls[kind] + "/{id}", attempt_id)
+            return await self._counterparty.call("GET", url, read, idempotent=True)
         except CounterpartyError as error:
             return _trouble(error)
 
@@ -101,9 +123,9 @@ def _outcome(body: bytes, attempt_id: str, amount: Money) -> Outcome:
         case "approved":
             if (answer.amount_minor, answer.currency) != (amount.minor, amount.currency):
                 raise ValueError("approved another amount")
-            return Approved(answer.id)
+            return Approved(answer.id, from_rfc3339(answer.authorized_until) if answer.authorized_until else 0)
         case "declined":
-            return Declined(*_speakable(answer.decline_code, answer.reason))
+            return Declined(*_speakable(answer.decline_code, answer.reason), answer.retryable)
         case _:
             raise ValueError("neither approved nor declined")
 
@@ -117,7 +139,7 @@ def _speakable(code: str, reason: str) -> tuple[str, str]:
     return code, reason
 
 
-def _body(request: ChargeRequest) -> bytes:
+def _body(request: AcquirerRequest) -> bytes:
     body: dict[str, object] = {
         "amount_minor": request.amount.minor,
         "currency": request.amount.currency,
@@ -131,6 +153,10 @@ def _body(request: ChargeRequest) -> bytes:
                 "expiry_year": card.expiry_year,
                 "cvv": None if card.cvv is None else card.cvv.reveal(),
             }
-        case token:
+        case WalletToken() as token:
             body["wallet_token"] = token.reveal()
+        case None:
+            body["charge"] = request.transaction_id
+    if request.kind is Kind.AUTHORIZE:
+        body["capture"] = False
     return _encode(body)

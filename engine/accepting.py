@@ -95,6 +95,7 @@ class AcceptPayment(NamedTuple):
     amount: Money
     method_type: str
     instrument: Instrument
+    manual: bool
     request_id: str
     traceparent: str
 
@@ -125,6 +126,7 @@ FIELDS: Final = (
     "paymentMethod.expiryMonth",
     "paymentMethod.expiryYear",
     "paymentMethod.token",
+    "capture",
 )
 _PAYABLE: Final = "pending"
 
@@ -237,6 +239,7 @@ class Accepting:
             amount=wanted.amount,
             method=_shown(wanted),
             created_ms=now,
+            manual=wanted.manual,
             request_id=wanted.request_id,
             traceparent=wanted.traceparent,
         )
@@ -273,7 +276,8 @@ def _values(wanted: AcceptPayment) -> Sequence[str]:
             tail = (card.pan.reveal(), str(card.expiry_month), str(card.expiry_year), "")
         case token:
             tail = ("", "", "", token.reveal())
-    return (*head, wanted.method_type, *tail)
+    # Nothing for the automatic way: 0.1.0 knew no other, and its keys are still repeated.
+    return (*head, wanted.method_type, *tail, *(("manual",) if wanted.manual else ()))
 
 
 def _shown(wanted: AcceptPayment) -> Method:

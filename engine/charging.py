@@ -1,4 +1,4 @@
-"""Charging: one payment's way from accepted to settled, one written step at a time.
+"""Charging: everything a payment needs done at an acquirer, one written step at a time.
 
 Between any two lines the process may die. What is written then leads to a question at the acquirer, never to a
 second charge and never to a failure that nobody knows of.
@@ -7,8 +7,8 @@ second charge and never to a failure that nobody knows of.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -16,25 +16,10 @@ from engine import context
 from engine.cards import Instrument, SealBroken, SealedInstrument, Sealer
 from engine.changes import Change, Conflict, Job
 from engine.errors import StoreUnavailable
-from engine.events import outcome_event
 from engine.ids import Clock, PaymentId
-from engine.ledger import capture_of
 from engine.money import Money
-from engine.payment import Attempt, AttemptState, Failure, Payment, attempt_id
-from metrics.instruments import Instruments
-
-
-class Approved(NamedTuple):
-    """The acquirer took the money."""
-
-    transaction_id: str
-
-
-class Declined(NamedTuple):
-    """The acquirer said no, and no money moved. `code` is its own word, for example `insufficient_funds`."""
-
-    code: str
-    reason: str
+from engine.payment import REFUNDS_MAX, Attempt, AttemptState, Failure, Kind, Operation, Payment, Status, attempt_id
+from engine.settling import Approved, Declined, given_up, settled
 
 
 class Unknown(NamedTuple):
@@ -57,22 +42,41 @@ class NeverSeen(NamedTuple):
 Outcome = Approved | Declined | Unknown | NotSent
 
 
-class ChargeRequest(NamedTuple):
-    """One charge. `attempt_id` is the idempotency key."""
+class AcquirerRequest(NamedTuple):
+    """One thing to do. `attempt_id` is the idempotency key.
+
+    A charge or an authorization has an `instrument`; what follows one names its `transaction_id`.
+    """
 
     attempt_id: str
     payment_id: PaymentId
+    kind: Kind
     amount: Money
-    instrument: Instrument
+    instrument: Instrument | None
+    transaction_id: str
 
 
 class Acquirer(Protocol):
-    """Somebody who charges. Neither method raises for trouble with the counterparty."""
+    """Somebody who moves money. Neither method raises for trouble with the counterparty."""
 
     @property
     def name(self) -> str: ...
-    async def charge(self, request: ChargeRequest) -> Outcome: ...
-    async def find(self, attempt_id: str, amount: Money) -> Outcome | NeverSeen: ...
+    async def send(self, request: AcquirerRequest) -> Outcome: ...
+    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen: ...
+
+
+class Acquirers(NamedTuple):
+    """All acquirers by name, and which ones to try for a method's type, in order."""
+
+    by_name: Mapping[str, Acquirer]
+    order: Mapping[str, Sequence[str]]
+
+
+class Observer(Protocol):
+    """Is told what became of attempts and payments."""
+
+    def attempt(self, payment: Payment, outcome: str) -> None: ...
+    def settled(self, payment: Payment) -> None: ...
 
 
 class ChargeStore(Protocol):
@@ -89,6 +93,11 @@ _CONFLICTS_MAX: Final = 8
 _LEASE_MARGIN_MS: Final = 2_000
 _PAUSE_FIRST_MS: Final = 1_000
 _PAUSE_DOUBLINGS_MAX: Final = {AttemptState.UNKNOWN: 8, AttemptState.NOT_SENT: 5}
+_EXPIRED: Final = "authorization expired"
+_UNREADABLE: Final = Failure("INSTRUMENT_UNREADABLE", "INSTRUMENT_UNREADABLE", "The payment method could not be read")
+
+
+log = structlog.get_logger()
 
 
 class Charging:
@@ -97,22 +106,20 @@ class Charging:
     def __init__(
         self,
         store: ChargeStore,
-        acquirer: Acquirer,
+        acquirers: Acquirers,
         sealer: Sealer,
-        instruments: Instruments,
+        observer: Observer,
         clock: Clock,
         *,
         lease_s: float,
-        on_outcome: Callable[[bool], None],
         new_token: Callable[[], str] = lambda: os.urandom(6).hex(),
     ) -> None:
         self._store = store
-        self._acquirer = acquirer
+        self._acquirers = acquirers
         self._sealer = sealer
-        self._instruments = instruments
+        self._observer = observer
         self._clock = clock
         self._lease_ms = int(lease_s * 1000)
-        self._on_outcome = on_outcome
         self._new_token = new_token
 
     async def process(self, job: Job) -> None:
@@ -128,128 +135,180 @@ class Charging:
         raise StoreUnavailable(f"{job.payment_id} changed {_CONFLICTS_MAX} times while it was worked on")
 
     async def _advance(self, payment: Payment | None, job: Job) -> Conflict | None:
-        if payment is None or payment.ended:
+        if payment is None:
             await self._store.end_job(job)
             return None
+        operation = payment.operation
+        if operation is None:
+            return await self._rest(payment, job)
         attempt = payment.unsettled
         if attempt is None:
-            return await self._send(payment, job)
+            return await self._send(payment, operation, job)
         if attempt.state is AttemptState.SENDING and self._clock() < attempt.lease_until_ms:
             # Its worker may be alive and waiting for the answer: asking now could hear "never seen" too early.
             await self._store.put_off(payment.id, job, due_ms=attempt.lease_until_ms + _LEASE_MARGIN_MS)
-            return None
-        if attempt.acquirer != self._acquirer.name:
-            # Another acquirer would truly say "never seen", and then the same payment would be charged there too.
-            return await self._settle(payment, Unknown(f"only {attempt.acquirer} knows"), job)
-        return await self._ask(payment, attempt, job)
+            # It may just have settled this and made what is next due at once, which would now wait for the lease.
+            current = await self._store.get(payment.id)
+            return None if current is None or current.version == payment.version else Conflict(current)
+        return await self._ask(payment, operation, attempt, job)
 
-    async def _ask(self, payment: Payment, attempt: Attempt, job: Job) -> Conflict | None:
-        match await self._acquirer.find(attempt_id(payment), payment.amount):
+    async def _rest(self, payment: Payment, job: Job) -> Conflict | None:
+        """Nothing is to be done; but an authorization does not last for ever."""
+        if payment.status is not Status.AUTHORIZED:
+            await self._store.end_job(job)
+        elif self._clock() < payment.authorized_until_ms:
+            await self._store.put_off(payment.id, job, due_ms=payment.authorized_until_ms)
+        else:
+            asked = payment.ask_cancel(_EXPIRED)
+            conflict = await self._store.apply(Change(asked, due_ms=self._clock()))
+            return conflict or Conflict(asked)
+        return None
+
+    async def _ask(self, payment: Payment, operation: Operation, attempt: Attempt, job: Job) -> Conflict | None:
+        acquirer = self._acquirers.by_name.get(attempt.acquirer)
+        if acquirer is None:
+            return await self._settle(payment, Unknown(f"{attempt.acquirer} is not configured any more"), job)
+        # An attempt of 0.1.0 does not say how much: it was all.
+        amount = Money(attempt.minor or operation.minor, payment.amount.currency)
+        match await acquirer.find(attempt.kind, attempt_id(payment), amount):
             case NeverSeen():
-                return await self._send(payment, job)
+                return await self._send(payment, operation, job, only=attempt.acquirer)
             case NotSent(why=why):
-                # The question did not get out; what became of the charge is as open as before.
+                # The question did not get out; what became of the attempt is as open as before.
                 return await self._settle(payment, Unknown(why), job)
             case outcome:
                 return await self._settle(payment, outcome, job)
 
-    async def _send(self, payment: Payment, job: Job) -> Conflict | None:
-        now = self._clock()
-        sending = payment.begin(self._acquirer.name, now_ms=now, lease_ms=self._lease_ms, token=self._new_token())
-        lease_until = now + self._lease_ms
-        sealed = await self._store.begin(sending, due_ms=lease_until + _LEASE_MARGIN_MS)
-        if isinstance(sealed, Conflict):
-            return sealed
-        try:
-            instrument = self._sealer.open(payment.id, sealed)
-        except SealBroken:
-            return await self._cannot_open(payment, sending, job)
-        if self._clock() > now + _LEASE_MARGIN_MS:
+    async def _send(
+        self, payment: Payment, operation: Operation, job: Job, *, only: str | None = None
+    ) -> Conflict | None:
+        """Send to the first acquirer; to the next one only when it is certain that nothing moved at this one."""
+        candidates = [only] if only else self._candidates(payment, operation)
+        for place, name in enumerate(candidates, start=1):
+            sending = payment.begin(
+                operation, name, now_ms=self._clock(), lease_ms=self._lease_ms, token=self._new_token()
+            )
+            sealed = await self._store.begin(sending, due_ms=sending.attempts[-1].lease_until_ms + _LEASE_MARGIN_MS)
+            if isinstance(sealed, Conflict):
+                return sealed
+            try:
+                request = self._request(sending, operation, sealed)
+            except SealBroken:
+                return await self._cannot_open(payment, sending, job)
+            outcome = await self._send_to(name, request, began_ms=sending.attempts[-1].started_ms)
+            if only is not None and isinstance(outcome, NotSent):
+                # An earlier sending of this attempt may still be on its way: only this acquirer can tell.
+                outcome = Unknown(outcome.why)
+            if place == len(candidates) or not _leaves_room(outcome):
+                return await self._settle(sending, outcome, job)
+            payment = sending.passed_over(_state_of(outcome), now_ms=self._clock())
+            conflict = await self._store.apply(Change(payment, due_ms=self._clock() + self._lease_ms))
+            if conflict is not None:
+                return conflict
+            self._observer.attempt(payment, _state_of(outcome).value)
+        raise AssertionError("there is always a candidate")
+
+    def _candidates(self, payment: Payment, operation: Operation) -> Sequence[str]:
+        if operation.kind not in (Kind.CHARGE, Kind.AUTHORIZE):
+            return (payment.charged_by,)
+        refused = {attempt.acquirer for attempt in payment.attempts if attempt.state is AttemptState.REJECTED}
+        order = self._acquirers.order[payment.method.type]
+        return [name for name in order if name not in refused] or order[-1:]
+
+    def _request(self, sending: Payment, operation: Operation, sealed: SealedInstrument) -> AcquirerRequest:
+        first = operation.kind in (Kind.CHARGE, Kind.AUTHORIZE)
+        return AcquirerRequest(
+            attempt_id(sending),
+            sending.id,
+            operation.kind,
+            Money(operation.minor, sending.amount.currency),
+            self._sealer.open(sending.id, sealed) if first else None,
+            sending.transaction_id,
+        )
+
+    async def _send_to(self, name: str, request: AcquirerRequest, *, began_ms: int) -> Outcome:
+        acquirer = self._acquirers.by_name.get(name)
+        if acquirer is None:
+            return NotSent(f"{name} is not configured any more", 0.0)
+        if self._clock() > began_ms + _LEASE_MARGIN_MS:
             # We were stopped since the intent was written: too late to send within the lease.
-            return await self._settle(sending, NotSent("the worker was paused", 0.0), job)
-        request = ChargeRequest(attempt_id(sending), payment.id, payment.amount, instrument)
-        return await self._settle(sending, await self._acquirer.charge(request), job)
+            return NotSent("the worker was paused", 0.0)
+        return await acquirer.send(request)
 
     async def _cannot_open(self, before: Payment, sending: Payment, job: Job) -> Conflict | None:
-        structlog.get_logger().error("sealed instrument cannot be opened", payment_id=before.id)
+        log.error("sealed instrument cannot be opened", payment_id=before.id)
         if before.attempts:
             # Something may have been sent once. Without the card it cannot be sent again, only asked about.
             return await self._settle(sending, Unknown("the sealed instrument cannot be opened"), job)
-        failure = Failure("INSTRUMENT_UNREADABLE", "INSTRUMENT_UNREADABLE", "The payment method could not be read")
-        failed = sending.fail(failure, now_ms=self._clock(), state=AttemptState.NOT_SENT)
-        return await self._end(failed, job)
+        return await self._write(given_up(sending, _UNREADABLE, now_ms=self._clock()), job)
 
     async def _settle(self, payment: Payment, outcome: Outcome, job: Job) -> Conflict | None:
+        conflict = await self._settle_once(payment, outcome, job)
+        for _ in range(REFUNDS_MAX):
+            current = conflict.current if conflict is not None else None
+            if current is None or current.attempt != payment.attempt:
+                break
+            # A user has asked for more meanwhile. What was heard about the attempt still holds; thrown away, it
+            # would be asked for again only after the lease.
+            payment = current
+            conflict = await self._settle_once(payment, outcome, job)
+        return conflict
+
+    async def _settle_once(self, payment: Payment, outcome: Outcome, job: Job) -> Conflict | None:
         now = self._clock()
         match outcome:
-            case Approved(transaction_id=transaction_id):
-                return await self._end(payment.complete(transaction_id, now_ms=now), job)
-            case Declined() as declined:
-                return await self._end(payment.fail(_failure(declined), now_ms=now), job)
+            case Approved() | Declined():
+                return await self._write(settled(payment, outcome, now_ms=now), job)
             case NotSent(why=why, retry_after_s=retry_after_s):
                 opened = payment.leave_open(AttemptState.NOT_SENT, now_ms=now)
                 due_ms = now + max(_pause_ms(opened), int(retry_after_s * 1000))
-                return await self._leave_open(opened, why, due_ms, job)
             case Unknown(why=why):
                 opened = payment.leave_open(AttemptState.UNKNOWN, now_ms=now)
-                return await self._leave_open(opened, why, now + _pause_ms(opened), job)
-            case _:
-                assert_never(outcome)
-
-    async def _leave_open(self, payment: Payment, why: str, due_ms: int, job: Job) -> Conflict | None:
-        attempt = payment.attempts[-1]
+                due_ms = now + _pause_ms(opened)
+        attempt = opened.attempts[-1]
         unknown = attempt.state is AttemptState.UNKNOWN
-        conflict = await self._store.apply(Change(payment, due_ms, unknown=unknown), job)
+        conflict = await self._store.apply(Change(opened, due_ms, unknown=unknown), job)
         if conflict is None:
-            self._instruments.attempts.labels(attempt.acquirer, attempt.state.value).inc()
-            structlog.get_logger().warning(
-                "payment has no outcome yet",
-                payment_id=payment.id,
-                request_id=payment.request_id,
+            self._observer.attempt(opened, attempt.state.value)
+            log.warning(
+                "attempt has no outcome yet",
+                payment_id=opened.id,
+                request_id=opened.request_id,
                 attempt=attempt.number,
+                kind=attempt.kind.value,
                 state=attempt.state.value,
                 why=why,
-                again_in_ms=due_ms - self._clock(),
+                again_in_ms=due_ms - now,
             )
         return conflict
 
-    async def _end(self, payment: Payment, job: Job) -> Conflict | None:
-        payment, event = outcome_event(payment)
-        completed = payment.failure is None
-        change = Change(
-            payment,
-            due_ms=None,
-            transactions=(capture_of(payment),) if completed else (),
-            events=(event,),
-            forget_instrument=True,
-            # A failed payment gives the order free: another payment may be tried.
-            release_order=not completed,
-        )
+    async def _write(self, change: Change, job: Job) -> Conflict | None:
         conflict = await self._store.apply(change, job)
         if conflict is None:
-            self._told(payment)
+            payment = change.payment
+            attempt = payment.attempts[-1]
+            self._observer.attempt(payment, attempt.state.value)
+            self._observer.settled(payment)
+            log.info(
+                "attempt settled",
+                payment_id=payment.id,
+                request_id=payment.request_id,
+                attempt=attempt.number,
+                kind=attempt.kind.value,
+                outcome=attempt.state.value,
+                status=payment.status.value,
+                reason=payment.failure.event_code if payment.failure else None,
+            )
         return conflict
 
-    def _told(self, payment: Payment) -> None:
-        attempt = payment.attempts[-1]
-        outcome = {AttemptState.APPROVED: "approved", AttemptState.REJECTED: "declined"}.get(attempt.state, "not_sent")
-        self._instruments.attempts.labels(attempt.acquirer, outcome).inc()
-        self._instruments.payments_processed.labels(payment.status.value).inc()
-        self._on_outcome(payment.failure is None)
-        structlog.get_logger().info(
-            "payment settled",
-            payment_id=payment.id,
-            request_id=payment.request_id,
-            status=payment.status.value,
-            attempt=attempt.number,
-            reason=payment.failure.event_code if payment.failure else None,
-        )
+
+def _leaves_room(outcome: Outcome) -> bool:
+    """Whether another acquirer may be tried: never while money may have moved here."""
+    return isinstance(outcome, NotSent) or (isinstance(outcome, Declined) and outcome.retryable)
 
 
-def _failure(declined: Declined) -> Failure:
-    event_code = declined.code.upper()
-    code = "PAY_002" if event_code == "INSUFFICIENT_FUNDS" else event_code
-    return Failure(code, event_code, declined.reason)
+def _state_of(outcome: Outcome) -> AttemptState:
+    return AttemptState.NOT_SENT if isinstance(outcome, NotSent) else AttemptState.REJECTED
 
 
 def _pause_ms(payment: Payment) -> int:

@@ -111,6 +111,24 @@ class IllegalMove(EngineError):
         )
 
 
+class RefundNotAllowed(EngineError):
+    """The payment's status does not allow a refund."""
+
+    code = "PAY_004"
+
+
+class RefundTooLarge(EngineError):
+    """The refund asks for more than is left on the payment."""
+
+    code = "PAY_004"
+
+
+class RefundNotFound(EngineError):
+    """The payment has no such refund."""
+
+    code = "REFUND_NOT_FOUND"
+
+
 class TryLater(EngineError):
     """Cannot be done now; the same request may succeed after `retry_after_s` seconds."""
 

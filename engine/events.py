@@ -7,17 +7,23 @@ CloudEvents headers, so that a consumer can dedupe by `ce_id` and see gaps by `c
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.ids import rfc3339
-from engine.payment import Payment, Status
+from engine.ids import from_rfc3339, rfc3339
+from engine.money import Money
+from engine.payment import Failure, Payment, Refund
 
 _encode = msgspec.json.Encoder().encode
 
+AUTHORIZED = "payment_authorized"
 COMPLETED = "payment_completed"
 FAILED = "payment_failed"
+CANCELLED = "payment_cancelled"
+REFUNDED = "payment_refunded"
+REFUND_FAILED = "payment_refund_failed"
 
 
 class PaymentEvent(NamedTuple):
@@ -56,15 +62,16 @@ class OutgoingEvent(NamedTuple):
         return dict(self.headers)["ce_type"]
 
 
-def outcome_event(payment: Payment) -> tuple[Payment, PaymentEvent]:
-    """The event that tells how a payment ended, and the payment one event further."""
-    event_type, body = _body(payment)
+def with_event(payment: Payment, event_type: str, refund: Refund | None = None) -> tuple[Payment, PaymentEvent]:
+    """The event of this type about the payment as it stands (and one of its refunds), and the payment one further."""
+    assert payment.ended, "an event tells of something that has happened"
+    body = _encode(_body(payment, event_type, refund))
     sequence = payment.sequence + 1
     event = PaymentEvent(
         type=event_type,
         id=f"{payment.id}-{sequence}",
         sequence=sequence,
-        time_ms=payment.ended_ms,
+        time_ms=payment.attempts[-1].ended_ms if payment.attempts else payment.ended_ms,
         previous_hash=payment.last_event_hash,
         traceparent=payment.traceparent,
         body=body,
@@ -72,38 +79,101 @@ def outcome_event(payment: Payment) -> tuple[Payment, PaymentEvent]:
     return payment.with_event(event_hash(body)), event
 
 
+def outgoing(event: PaymentEvent, *, topic: str, surface: str, payment_id: str) -> OutgoingEvent:
+    """An event with its CloudEvents headers, as the broker gets it, however often."""
+    headers = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", event.id),
+        ("ce_type", event.type),
+        ("ce_source", f"/payments/{surface}"),
+        ("ce_time", rfc3339(event.time_ms)),
+        ("ce_subject", payment_id),
+        ("ce_sequence", str(event.sequence)),
+        ("ce_prevhash", event.previous_hash),
+        ("content-type", "application/json"),
+    ]
+    if event.traceparent:
+        headers.append(("traceparent", event.traceparent))
+    return OutgoingEvent(topic, payment_id, event.body, tuple(headers))
+
+
+def history(payment: Payment, bodies: Sequence[bytes]) -> list[PaymentEvent]:
+    """A payment's events again from the bodies in its history: the same ids, hashes and times as the first time."""
+    events: list[PaymentEvent] = []
+    previous_hash = ""
+    for sequence, body in enumerate(bodies, start=1):
+        told = _decode(body)
+        # The body's own time is the last `…_at` that is not an end to come.
+        moment = next(text for name, text in told.data.items() if name.endswith("_at") and name != "expires_at")
+        events.append(
+            PaymentEvent(
+                told.event_type, f"{payment.id}-{sequence}", sequence, from_rfc3339(str(moment)), previous_hash,
+                payment.traceparent, body,
+            )
+        )  # fmt: skip
+        previous_hash = event_hash(body)
+    return events
+
+
+class _Told(msgspec.Struct):
+    """What can be read back of any event's body."""
+
+    event_type: str
+    data: dict[str, Any]
+
+
+_decode = msgspec.json.Decoder(_Told).decode
+
+
 def event_hash(body: bytes) -> str:
     """What the next event of the same payment carries as `ce_prevhash`: SHA-256 of the body, in hex."""
     return hashlib.sha256(body).hexdigest()
 
 
-def _body(payment: Payment) -> tuple[str, bytes]:
-    ended_at = rfc3339(payment.ended_ms)
-    if payment.status is Status.COMPLETED:
-        return COMPLETED, _encode(
-            {
-                "event_type": COMPLETED,
-                "payment_id": payment.id,
-                "order_id": payment.order_id,
-                "user_id": payment.user_id,
-                "data": {
-                    "amount": msgspec.Raw(payment.amount.text.encode()),
-                    "currency": payment.amount.currency,
-                    "transaction_id": payment.transaction_id,
-                    "completed_at": ended_at,
-                },
-            }
-        )
-    assert payment.failure is not None, "only a payment that ended has an outcome event"
-    return FAILED, _encode(
-        {
-            "event_type": FAILED,
-            "payment_id": payment.id,
-            "order_id": payment.order_id,
-            "data": {
-                "reason": payment.failure.reason,
-                "error_code": payment.failure.event_code,
-                "failed_at": ended_at,
-            },
+def _body(payment: Payment, event_type: str, refund: Refund | None) -> dict[str, object]:
+    body: dict[str, object] = {
+        "event_type": event_type,
+        "payment_id": payment.id,
+        "order_id": payment.order_id,
+        "user_id": payment.user_id,
+        "data": _data(payment, event_type, refund),
+    }
+    if event_type == FAILED:
+        # The contract's payment_failed names no user.
+        del body["user_id"]
+    return body
+
+
+def _data(payment: Payment, event_type: str, refund: Refund | None) -> dict[str, object]:
+    currency = payment.amount.currency
+    if refund is not None:
+        about = {"refund_id": refund.id, "amount": _number(refund.minor, currency), "currency": currency}
+        if refund.failure is None:
+            return {**about, "transaction_id": refund.transaction_id, "refunded_at": rfc3339(refund.ended_ms)}
+        return {**about, **_failure(refund.failure), "failed_at": rfc3339(refund.ended_ms)}
+    if payment.failure is not None:
+        return {**_failure(payment.failure), "failed_at": rfc3339(payment.ended_ms)}
+    if event_type == CANCELLED:
+        return {"reason": payment.cancelling, "cancelled_at": rfc3339(payment.ended_ms)}
+    if event_type == AUTHORIZED:
+        return {
+            "amount": _number(payment.authorized_minor, currency),
+            "currency": currency,
+            "transaction_id": payment.transaction_id,
+            "authorized_at": rfc3339(payment.attempts[-1].ended_ms),
+            "expires_at": rfc3339(payment.authorized_until_ms),
         }
-    )
+    return {
+        "amount": _number(payment.captured_minor, currency),
+        "currency": currency,
+        "transaction_id": payment.transaction_id,
+        "completed_at": rfc3339(payment.ended_ms),
+    }
+
+
+def _failure(failure: Failure) -> dict[str, object]:
+    return {"reason": failure.reason, "error_code": failure.event_code}
+
+
+def _number(minor: int, currency: str) -> msgspec.Raw:
+    return msgspec.Raw(Money(minor, currency).text.encode())

@@ -27,6 +27,8 @@ class KeyRecord(msgspec.Struct, frozen=True, array_like=True):
     payment_id: PaymentId
     fingerprint: str
     created_ms: int
+    subject: str = ""
+    """What else was minted for it: a refund's id."""
 
 
 def is_key(text: str) -> bool:

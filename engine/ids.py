@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final, NewType
 from zlib import crc32
 
@@ -14,6 +15,7 @@ PaymentId = NewType("PaymentId", str)
 Clock = Callable[[], int]
 """Milliseconds since 1970, UTC."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _PAYMENT_ID: Final = re.compile(rf"pay-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
@@ -41,8 +43,14 @@ class PaymentIds:
 
     def mint(self, shard: int) -> PaymentId:
         """A new id for a payment that lives in `shard`."""
-        ulid = (self._clock() << 80) | int.from_bytes(self._random_bytes(10), "big")
-        return PaymentId(f"pay-{_base32(ulid, 13)}{shard:02x}")
+        return PaymentId(f"pay-{self._ulid()}{shard:02x}")
+
+    def mint_refund(self) -> str:
+        """A new id for a refund: `ref-` and a ULID. It lives with its payment."""
+        return f"ref-{self._ulid()}"
+
+    def _ulid(self) -> str:
+        return _base32((self._clock() << 80) | int.from_bytes(self._random_bytes(10), "big"), 13)
 
 
 def is_payment_id(text: str) -> bool:
@@ -64,3 +72,13 @@ def rfc3339(ms: int) -> str:
     """A time as users see it: UTC, milliseconds, `Z`."""
     seconds, rest = divmod(ms, 1000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:03d}Z"
+
+
+def from_rfc3339(text: str) -> int:
+    """Milliseconds of a time with an offset or `Z`. Raises `ValueError`."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time needs an offset or Z")
+    # Not through a float: it would lose the last millisecond now and then.
+    since = moment - _EPOCH
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000

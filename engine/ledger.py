@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.money import Money
-from engine.payment import Payment
+from engine.payment import Payment, Refund
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -39,11 +39,26 @@ def transfer(transaction_id: str, amount: Money, *, debit: str, credit: str, at_
 
 def capture_of(payment: Payment) -> Transaction:
     """The acquirer owes us what it took; we owe it to the merchant of the surface."""
-    acquirer = payment.attempts[-1].acquirer
     return transfer(
         f"{payment.id}-capture",
         Money(payment.captured_minor, payment.amount.currency),
-        debit=f"acquirer:{acquirer}",
+        debit=acquirer_account(payment),
         credit=f"merchant:{payment.surface}",
         at_ms=payment.ended_ms,
     )
+
+
+def refund_of(payment: Payment, refund: Refund) -> Transaction:
+    """The capture, backwards, for what went back."""
+    return transfer(
+        refund.id,
+        Money(refund.minor, payment.amount.currency),
+        debit=f"merchant:{payment.surface}",
+        credit=acquirer_account(payment),
+        at_ms=refund.ended_ms,
+    )
+
+
+def acquirer_account(payment: Payment) -> str:
+    """The account of the acquirer that made the latest attempt."""
+    return f"acquirer:{payment.attempts[-1].acquirer}"

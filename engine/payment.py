@@ -7,11 +7,11 @@ version it replaces is still the current one.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.errors import IllegalMove
+from engine.errors import IllegalMove, RefundNotAllowed, RefundTooLarge
 from engine.ids import PaymentId
 from engine.money import Money
 
@@ -20,15 +20,37 @@ class Status(StrEnum):
     """Where a payment stands, as users see it."""
 
     PROCESSING = "processing"
+    AUTHORIZED = "authorized"
     COMPLETED = "completed"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+    PARTIALLY_REFUNDED = "partially_refunded"
+    REFUNDED = "refunded"
 
 
 MOVES: Final[dict[Status, tuple[Status, ...]]] = {
-    Status.PROCESSING: (Status.COMPLETED, Status.FAILED),
-    Status.COMPLETED: (),
+    Status.PROCESSING: (Status.COMPLETED, Status.AUTHORIZED, Status.FAILED),
+    Status.AUTHORIZED: (Status.COMPLETED, Status.CANCELLED),
+    Status.COMPLETED: (Status.PARTIALLY_REFUNDED, Status.REFUNDED),
+    Status.PARTIALLY_REFUNDED: (Status.PARTIALLY_REFUNDED, Status.REFUNDED),
     Status.FAILED: (),
+    Status.CANCELLED: (),
+    Status.REFUNDED: (),
 }
+
+
+REFUNDS_MAX: Final = 100
+"""Refunds of one payment, failed ones too: its record is written whole."""
+
+
+class Kind(StrEnum):
+    """What is asked of an acquirer."""
+
+    CHARGE = "charge"
+    AUTHORIZE = "authorize"
+    CAPTURE = "capture"
+    VOID = "void"
+    REFUND = "refund"
 
 
 class AttemptState(StrEnum):
@@ -40,6 +62,17 @@ class AttemptState(StrEnum):
     UNKNOWN = "unknown"
     APPROVED = "approved"
     REJECTED = "rejected"
+
+
+class Outcome(StrEnum):
+    """What is certain about a payment's or a refund's money."""
+
+    NONE = "none"
+    """Nothing was tried, or nothing has moved."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """It may have moved; the acquirer is asked until somebody knows."""
 
 
 _UNSETTLED: Final = (AttemptState.SENDING, AttemptState.UNKNOWN)
@@ -73,8 +106,42 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     ended_ms: int = 0
     asked: int = 0
     """How often the acquirer was asked for, or refused us, an outcome; the pauses grow with it."""
+    kind: Kind = Kind.CHARGE
+    minor: int = 0
+    refund_id: str = ""
+    settled_by: str = ""
+    """Who settled it by hand, and why."""
     token: str = ""
     """Made anew by whoever begins: two workers that begin in one millisecond must not write the same record."""
+
+
+class RefundState(StrEnum):
+    """Where a refund stands."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Refund(msgspec.Struct, frozen=True, array_like=True):
+    """Money on its way back. While it is pending, its amount is reserved."""
+
+    id: str
+    minor: int
+    reason: str
+    state: RefundState
+    created_ms: int
+    ended_ms: int = 0
+    transaction_id: str = ""
+    failure: Failure | None = None
+
+
+class Operation(NamedTuple):
+    """The next thing to be done at the acquirer."""
+
+    kind: Kind
+    minor: int
+    refund_id: str = ""
 
 
 class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version": "v"}):
@@ -88,9 +155,22 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version"
     amount: Money
     method: Method
     created_ms: int
+    manual: bool = False
+    """Authorized first, captured or cancelled by a request of its own."""
+    authorized_minor: int = 0
+    authorized_until_ms: int = 0
+    capture_minor: int = 0
+    """Asked to be captured."""
     captured_minor: int = 0
+    cancelling: str = ""
+    """Asked to be cancelled, and why."""
+    cancelled: bool = False
+    asked_by: str = ""
+    """The latest request to capture or cancel: two that race must not write the same record and both be told yes."""
+    refunds: tuple[Refund, ...] = ()
     failure: Failure | None = None
     ended_ms: int = 0
+    """When the charge ended: completed, failed or cancelled."""
     transaction_id: str = ""
     attempts: tuple[Attempt, ...] = ()
     sequence: int = 0
@@ -104,12 +184,39 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version"
         """The status that the facts add up to."""
         if self.failure is not None:
             return Status.FAILED
-        return Status.COMPLETED if self.captured_minor else Status.PROCESSING
+        if self.cancelled:
+            return Status.CANCELLED
+        if not self.captured_minor:
+            return Status.AUTHORIZED if self.authorized_minor else Status.PROCESSING
+        refunded = self.refunded_minor
+        if not refunded:
+            return Status.COMPLETED
+        return Status.REFUNDED if refunded == self.captured_minor else Status.PARTIALLY_REFUNDED
 
     @property
     def ended(self) -> bool:
-        """Whether the status is terminal for the charge."""
+        """Whether the charge is decided: it is neither waiting nor under way."""
         return self.status is not Status.PROCESSING
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is left to do or to watch."""
+        return self.operation is None and self.status is not Status.AUTHORIZED
+
+    @property
+    def refunded_minor(self) -> int:
+        """What has gone back."""
+        return sum(refund.minor for refund in self.refunds if refund.state is RefundState.COMPLETED)
+
+    @property
+    def refund_pending_minor(self) -> int:
+        """What is reserved for refunds under way."""
+        return sum(refund.minor for refund in self.refunds if refund.state is RefundState.PENDING)
+
+    @property
+    def refundable_minor(self) -> int:
+        """What may still be asked back."""
+        return self.captured_minor - self.refunded_minor - self.refund_pending_minor
 
     @property
     def attempt(self) -> Attempt | None:
@@ -117,46 +224,176 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version"
         return self.attempts[-1] if self.attempts else None
 
     @property
+    def charged_by(self) -> str:
+        """The acquirer that holds or took the money: what follows goes there. Empty when none does."""
+        first = (Kind.CHARGE, Kind.AUTHORIZE)
+        return next((a.acquirer for a in self.attempts if a.kind in first and a.state is AttemptState.APPROVED), "")
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is certain about the money."""
+        if self.failure is not None or self.cancelled:
+            return Outcome.FAILED if self.failure is not None else Outcome.NONE
+        last = self.attempt
+        if last is not None and last.state is AttemptState.UNKNOWN:
+            return Outcome.UNKNOWN
+        return Outcome.SUCCEEDED if self._charged else Outcome.NONE
+
+    @property
     def unsettled(self) -> Attempt | None:
         """The attempt that may have moved money without us knowing."""
         last = self.attempt
         return last if last is not None and last.state in _UNSETTLED else None
 
-    def begin(self, acquirer: str, *, now_ms: int, lease_ms: int, token: str = "") -> Payment:
+    @property
+    def operation(self) -> Operation | None:
+        """What is to be done next at the acquirer; None when nothing is."""
+        if self.failure is not None or self.cancelled:
+            return None
+        if not self._charged:
+            return Operation(Kind.AUTHORIZE if self.manual else Kind.CHARGE, self.amount.minor)
+        if not self.captured_minor:
+            if self.capture_minor:
+                return Operation(Kind.CAPTURE, self.capture_minor)
+            return Operation(Kind.VOID, self.authorized_minor) if self.cancelling else None
+        pending = next((refund for refund in self.refunds if refund.state is RefundState.PENDING), None)
+        return Operation(Kind.REFUND, pending.minor, pending.id) if pending else None
+
+    def refund_outcome(self, refund: Refund) -> Outcome:
+        """What is certain about one refund's money."""
+        if refund.state is not RefundState.PENDING:
+            return Outcome.SUCCEEDED if refund.state is RefundState.COMPLETED else Outcome.FAILED
+        last = self.attempt
+        unknown = last is not None and last.refund_id == refund.id and last.state is AttemptState.UNKNOWN
+        return Outcome.UNKNOWN if unknown else Outcome.NONE
+
+    def refund(self, refund_id: str) -> Refund | None:
+        """The refund of this id."""
+        return next((refund for refund in self.refunds if refund.id == refund_id), None)
+
+    # What users ask for.
+
+    def ask_capture(self, minor: int, asked_by: str = "") -> Payment:
+        """Take `minor` of what is authorized; the rest is released. Raises `IllegalMove`."""
+        self._require(Status.COMPLETED)
+        if self.status is not Status.AUTHORIZED or self.capture_minor or self.cancelling:
+            raise IllegalMove(self._standing(), Status.COMPLETED, ())
+        return self._next(capture_minor=minor, asked_by=asked_by)
+
+    def ask_cancel(self, reason: str, asked_by: str = "") -> Payment:
+        """Release what is authorized. Raises `IllegalMove`."""
+        self._require(Status.CANCELLED)
+        if self.capture_minor or self.cancelling:
+            raise IllegalMove(self._standing(), Status.CANCELLED, ())
+        return self._next(cancelling=reason, asked_by=asked_by)
+
+    def ask_refund(self, refund_id: str, minor: int, reason: str, *, now_ms: int) -> Payment:
+        """Reserve a refund before anything is sent, so that racing ones cannot exceed what was captured.
+
+        Raises `RefundNotAllowed` or `RefundTooLarge`.
+        """
+        standing = {"status": self.status.value, "allowed": ", ".join(MOVES[self.status])}
+        if Status.REFUNDED not in MOVES[self.status]:
+            raise RefundNotAllowed(f"a payment that is {self.status.value} cannot be refunded", **standing)
+        if len(self.refunds) >= REFUNDS_MAX:
+            raise RefundNotAllowed(f"the payment has {REFUNDS_MAX} refunds already", **standing)
+        if not 0 < minor <= self.refundable_minor:
+            left = Money(self.refundable_minor, self.amount.currency)
+            raise RefundTooLarge(f"{left} is left to refund", **standing, left=left.text)
+        refund = Refund(refund_id, minor, reason, RefundState.PENDING, now_ms)
+        return self._next(refunds=(*self.refunds, refund))
+
+    # What happens at the acquirer.
+
+    def begin(self, operation: Operation, acquirer: str, *, now_ms: int, lease_ms: int, token: str = "") -> Payment:
         """The intent to send: written before a byte leaves, so that a crash leads to a question, not a second charge.
 
         An attempt that is known not to have left, or that the acquirer has never seen, keeps its number and so its
         idempotency key.
         """
-        self._require(Status.COMPLETED)
-        last = self.attempt
-        again = last is not None and last.acquirer == acquirer and last.state is not AttemptState.REJECTED
-        assert again or last is None or self.unsettled is None, f"only {last.acquirer} knows what became of the attempt"
-        number = last.number if last is not None and again else len(self.attempts) + 1
-        asked = last.asked if last is not None and again else 0
-        sending = Attempt(number, acquirer, AttemptState.SENDING, now_ms, now_ms + lease_ms, asked=asked, token=token)
-        kept = self.attempts[:-1] if again else self.attempts
-        return self._next(attempts=(*kept, sending))
+        self._require_work()
+        open_at = self.unsettled
+        assert open_at is None or open_at.acquirer == acquirer, f"only {open_at.acquirer} knows what became of it"
+        again = next((attempt for attempt in self.attempts if _same(attempt, operation, acquirer)), None)
+        sending = Attempt(
+            again.number if again else len(self.attempts) + 1,
+            acquirer,
+            AttemptState.SENDING,
+            now_ms,
+            now_ms + lease_ms,
+            asked=again.asked if again else 0,
+            kind=operation.kind,
+            minor=operation.minor,
+            refund_id=operation.refund_id,
+            token=token,
+        )
+        return self._next(attempts=(*(attempt for attempt in self.attempts if attempt is not again), sending))
 
     def leave_open(self, state: AttemptState, *, now_ms: int) -> Payment:
         """The latest attempt has no outcome: it was not sent, or nobody knows."""
-        self._require(Status.COMPLETED)
+        self._require_work()
         return self._next(attempts=self._attempts(state, now_ms, asked=1))
 
-    def complete(self, transaction_id: str, *, now_ms: int) -> Payment:
-        """The acquirer took the money."""
+    def passed_over(self, state: AttemptState, *, now_ms: int) -> Payment:
+        """Certainly nothing moved at the latest attempt's acquirer; another one is tried next."""
+        self._require_work()
+        return self._next(attempts=self._attempts(state, now_ms))
+
+    def charged(self, transaction_id: str, *, now_ms: int) -> Payment:
+        """The acquirer took the money at once."""
         self._require(Status.COMPLETED)
-        return self._next(
-            attempts=self._attempts(AttemptState.APPROVED, now_ms),
-            captured_minor=self.amount.minor,
-            transaction_id=transaction_id,
-            ended_ms=now_ms,
-        )
+        minor = self.amount.minor
+        return self._settled(
+            AttemptState.APPROVED, now_ms,
+            authorized_minor=minor, captured_minor=minor, transaction_id=transaction_id, ended_ms=now_ms,
+        )  # fmt: skip
+
+    def authorized(self, transaction_id: str, *, now_ms: int, until_ms: int) -> Payment:
+        """The acquirer holds the money for us until `until_ms`."""
+        self._require(Status.AUTHORIZED)
+        return self._settled(
+            AttemptState.APPROVED, now_ms,
+            authorized_minor=self.amount.minor, authorized_until_ms=until_ms, transaction_id=transaction_id,
+        )  # fmt: skip
+
+    def captured(self, *, now_ms: int) -> Payment:
+        """The acquirer took what was asked of it, and released the rest."""
+        self._require(Status.COMPLETED)
+        return self._settled(AttemptState.APPROVED, now_ms, captured_minor=self.capture_minor, ended_ms=now_ms)
+
+    def voided(self, *, now_ms: int) -> Payment:
+        """The acquirer released everything."""
+        self._require(Status.CANCELLED)
+        return self._settled(AttemptState.APPROVED, now_ms, cancelled=True, ended_ms=now_ms)
+
+    def refused(self, *, now_ms: int) -> Payment:
+        """The acquirer said no to a capture or a void: the payment stands as before it was asked."""
+        return self._settled(AttemptState.REJECTED, now_ms, capture_minor=0, cancelling="")
 
     def fail(self, failure: Failure, *, now_ms: int, state: AttemptState = AttemptState.REJECTED) -> Payment:
         """The acquirer said no, or (`NOT_SENT`) the payment provably was not and cannot be sent."""
         self._require(Status.FAILED)
-        return self._next(attempts=self._attempts(state, now_ms), failure=failure, ended_ms=now_ms)
+        return self._settled(state, now_ms, failure=failure, ended_ms=now_ms)
+
+    def refund_ended(self, transaction_id: str, failure: Failure | None, *, now_ms: int) -> Payment:
+        """The refund under way has its outcome; after a refusal its reservation is free again."""
+        refund_id = self.attempts[-1].refund_id
+        state = RefundState.COMPLETED if failure is None else RefundState.FAILED
+        refunds = tuple(
+            msgspec.structs.replace(
+                refund, state=state, ended_ms=now_ms, transaction_id=transaction_id, failure=failure
+            )
+            if refund.id == refund_id
+            else refund
+            for refund in self.refunds
+        )
+        outcome = AttemptState.APPROVED if failure is None else AttemptState.REJECTED
+        return self._settled(outcome, now_ms, refunds=refunds)
+
+    def sign(self, settled_by: str) -> Payment:
+        """The same version, its latest attempt marked as settled by hand."""
+        signed = msgspec.structs.replace(self.attempts[-1], settled_by=settled_by)
+        return msgspec.structs.replace(self, attempts=(*self.attempts[:-1], signed))
 
     def with_event(self, event_hash: str) -> Payment:
         """The same version, one event further."""
@@ -165,6 +402,9 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version"
     def _next(self, **changes: object) -> Payment:
         return msgspec.structs.replace(self, version=self.version + 1, **changes)
 
+    def _settled(self, state: AttemptState, now_ms: int, **changes: object) -> Payment:
+        return self._next(attempts=self._attempts(state, now_ms), **changes)
+
     def _attempts(self, state: AttemptState, now_ms: int, *, asked: int = 0) -> tuple[Attempt, ...]:
         if not self.attempts:
             return ()
@@ -172,12 +412,40 @@ class Payment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"version"
         ended = msgspec.structs.replace(last, state=state, ended_ms=now_ms, asked=last.asked + asked)
         return (*self.attempts[:-1], ended)
 
+    @property
+    def _charged(self) -> bool:
+        """Whether an acquirer holds or took the money. Records of 0.1.0 name only what was captured."""
+        return bool(self.authorized_minor or self.captured_minor)
+
+    def _standing(self) -> str:
+        """The status, with what is already asked for."""
+        if self.capture_minor and not self.captured_minor:
+            return f"{self.status.value} and being captured"
+        return f"{self.status.value} and being cancelled" if self.cancelling else self.status.value
+
+    def _require_work(self) -> None:
+        if self.operation is None:
+            raise IllegalMove(self._standing(), Status.PROCESSING, MOVES[self.status])
+
     def _require(self, wanted: Status) -> None:
         allowed = MOVES[self.status]
         if wanted not in allowed:
             raise IllegalMove(self.status, wanted, allowed)
 
 
-def attempt_id(payment: Payment) -> str:
-    """The latest attempt's id: the acquirer's idempotency key. Raises `IndexError` when there is no attempt."""
-    return f"{payment.id}-a{payment.attempts[-1].number}"
+def attempt_id(payment: Payment, attempt: Attempt | None = None) -> str:
+    """The id of an attempt (the latest if none is given): its idempotency key at the acquirer.
+
+    Raises `IndexError` when there is no attempt.
+    """
+    return f"{payment.id}-a{(attempt or payment.attempts[-1]).number}"
+
+
+def _same(attempt: Attempt, operation: Operation, acquirer: str) -> bool:
+    """Whether a new try belongs to an earlier attempt: the same thing, at the same acquirer, still without outcome."""
+    return (
+        attempt.acquirer == acquirer
+        and attempt.kind is operation.kind
+        and attempt.refund_id == operation.refund_id
+        and attempt.state in (*_UNSETTLED, AttemptState.NOT_SENT)
+    )

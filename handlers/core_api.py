@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -13,30 +11,21 @@ import msgspec
 from aiohttp import web
 
 from engine import context, errors
-from engine.accepting import Accepted, Accepting, Caller
+from engine.accepting import Accepting
 from engine.errors import PaymentNotFound
-from engine.idempotency import is_key
 from engine.ids import PaymentId, is_payment_id
 from engine.payment import Payment
 from handlers.auth import Authenticator
-from handlers.core_types import (
-    CreatePayment,
-    EventsView,
-    KeyView,
-    PaymentsPage,
-    PaymentView,
-    key_view,
-    payment_view,
-)
-from handlers.http import HttpRefused, decode, read_body, reply
-from handlers.routes import ErrorTable, Param, Route
+from handlers.core_changes import CoreChanges
+from handlers.core_types import CreatePayment
+from handlers.core_views import EventsView, KeyView, PaymentsPage, PaymentView, key_view, payment_view
+from handlers.core_waiting import OutcomeWaiting
+from handlers.http import HttpRefused, decode, idempotency_key, read_body, reply
+from handlers.routes import KEY, PREFER, ErrorTable, Param, Route
 from resilience.status import BreakerStatus
 
-_WAIT: Final = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,4})(?:$|[,;\s])", re.IGNORECASE)
 _PAGE_DEFAULT: Final = 10
 _PAGE_MAX: Final = 100
-_POLL_FIRST_S: Final = 0.01
-_POLL_MAX_S: Final = 0.2
 
 ERRORS: Final[ErrorTable] = {
     errors.AmountRefused: 422,
@@ -51,6 +40,9 @@ ERRORS: Final[ErrorTable] = {
     errors.KeyReused: 422,
     errors.KeyNotFound: 404,
     errors.IllegalMove: 409,
+    errors.RefundNotAllowed: 409,
+    errors.RefundTooLarge: 422,
+    errors.RefundNotFound: 404,
     errors.UserServiceUnavailable: 503,
     errors.OrderServiceUnavailable: 503,
     errors.BadUpstreamAnswer: 502,
@@ -101,17 +93,17 @@ class CoreApi:
         reader: PaymentReader,
         breakers: Breakers,
         auth: Authenticator,
+        waiting: OutcomeWaiting,
+        changes: CoreChanges,
         *,
-        wait_max_s: int = 30,
-        waiters_max: int = 1000,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._accepting = accepting
         self._reader = reader
         self._breakers = breakers
         self._auth = auth
-        self._wait_max_s = wait_max_s
-        self._waiters_left = waiters_max
+        self._waiting = waiting
+        self._changes = changes
         self._utc_now = utc_now
         self._decoder = msgspec.json.Decoder(CreatePayment)
 
@@ -120,7 +112,7 @@ class CoreApi:
         return [
             Route(
                 "POST", "/api/payments", self.create, "Pay an order",
-                {201: PaymentView}, body=CreatePayment, params=(_KEY, _PREFER),
+                {201: PaymentView}, body=CreatePayment, params=(KEY, PREFER),
                 errors=(
                     errors.AmountRefused, errors.PaymentMethodRefused, errors.UserNotFound, errors.UserInactive,
                     errors.OrderNotFound, errors.AlreadyProcessed, errors.OrderMismatch, errors.NotYourUser,
@@ -137,6 +129,7 @@ class CoreApi:
                 "GET", "/api/payments/{payment_id}/events", self.events, "A payment's events",
                 {200: EventsView}, errors=_READ,
             ),
+            *self._changes.routes(),
             Route(
                 "GET", "/api/idempotency-keys/{key}", self.key, "What became of an idempotency key",
                 {200: KeyView}, errors=(errors.KeyNotFound, errors.StoreUnavailable, errors.Overloaded),
@@ -150,12 +143,16 @@ class CoreApi:
     async def create(self, request: web.Request) -> web.Response:
         """`POST /api/payments`."""
         caller = self._auth.caller(request)
-        key = _idempotency_key(request)
+        key = idempotency_key(request)
         wanted = _decode_wanted(await read_body(request), self._decoder)
         now = self._utc_now()
         command = wanted.to_command(context.current(), (now.year, now.month))
-        accepted, applied = await self._wait(await self._accepting.accept(command, caller, key), caller, request)
-        return reply(201, payment_view(accepted.payment), _created_headers(accepted, applied))
+        accepted = await self._accepting.accept(command, caller, key)
+        waited = await self._waiting.until(_ended, accepted.payment, caller, request)
+        headers = {"Location": f"/api/payments/{waited.payment.id}", **waited.headers}
+        if accepted.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return reply(201, payment_view(waited.payment), headers)
 
     async def get(self, request: web.Request) -> web.Response:
         """`GET /api/payments/{payment_id}`."""
@@ -194,39 +191,8 @@ class CoreApi:
         """`GET /api/circuit-breaker/status`."""
         return reply(200, {name: _breaker_view(status) for name, status in self._breakers.statuses().items()})
 
-    async def _wait(self, accepted: Accepted, caller: Caller, request: web.Request) -> tuple[Accepted, int]:
-        """Honour `Prefer: wait=N` (RFC 7240): look until the payment has ended or the time is over."""
-        wanted = _WAIT.search(",".join(request.headers.getall("Prefer", ())))
-        seconds = min(int(wanted.group(1)), self._wait_max_s) if wanted else 0
-        if not seconds or not self._waiters_left:
-            return accepted, 0
-        self._waiters_left -= 1
-        try:
-            payment = accepted.payment
-            loop = asyncio.get_running_loop()
-            until, pause_s = loop.time() + seconds, _POLL_FIRST_S
-            while not payment.ended and loop.time() < until:
-                await asyncio.sleep(min(pause_s, max(0.0, until - loop.time())))
-                pause_s = min(pause_s * 1.5, _POLL_MAX_S)
-                try:
-                    payment = await self._accepting.find(payment.id, caller)
-                except errors.TryLater:
-                    # It is accepted; only looking failed.
-                    break
-            return Accepted(payment, accepted.replayed), seconds
-        finally:
-            self._waiters_left += 1
-
 
 _READ: Final = (errors.PaymentNotFound, errors.StoreUnavailable, errors.Overloaded)
-_KEY: Final = Param(
-    "Idempotency-Key", "header",
-    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
-    "The same key and body is the same payment; the same key and another body is refused.",
-)  # fmt: skip
-_PREFER: Final = Param(
-    "Prefer", "header", {"type": "string"}, "`wait=5`: answer when the payment has ended, after 5 seconds at most."
-)
 _LIMIT: Final = Param(
     "limit", "query", {"type": "integer", "minimum": 1, "maximum": _PAGE_MAX, "default": _PAGE_DEFAULT}, "Page size."
 )
@@ -242,24 +208,8 @@ def _decode_wanted(body: bytes, decoder: msgspec.json.Decoder[CreatePayment]) ->
         raise
 
 
-def _idempotency_key(request: web.Request) -> str | None:
-    keys: Sequence[str] = request.headers.getall("Idempotency-Key", ())
-    if not keys:
-        return None
-    if len(keys) > 1 or not is_key(keys[0]):
-        raise HttpRefused(
-            400, "INVALID_IDEMPOTENCY_KEY", "Idempotency-Key must be 1 to 255 printable ASCII characters, once"
-        )
-    return keys[0]
-
-
-def _created_headers(accepted: Accepted, waited_s: int) -> dict[str, str]:
-    headers = {"Location": f"/api/payments/{accepted.payment.id}"}
-    if accepted.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    if waited_s:
-        headers["Preference-Applied"] = f"wait={waited_s}"
-    return headers
+def _ended(payment: Payment) -> bool:
+    return payment.ended
 
 
 def _page(request: web.Request) -> tuple[int, PaymentId | None]:

@@ -1,18 +1,16 @@
-"""The core surface's requests and answers."""
+"""The core surface's requests."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import Meta, Raw
 
-from engine.accepting import AcceptPayment, KeyState
+from engine.accepting import AcceptPayment
 from engine.cards import Card, Cvv, Instrument, Pan, WalletToken, parse_expiry
 from engine.context import RequestContext
-from engine.ids import rfc3339
 from engine.money import parse_amount
-from engine.payment import Payment, Status
 
 SURFACE: Final = "core"
 
@@ -29,6 +27,20 @@ Amount = Annotated[
         examples=[75.48],
     ),
 ]
+Total = Annotated[
+    Raw,
+    Meta(extra_json_schema={"type": "number", "minimum": 0}, description="0 when there is none yet", examples=[20.00]),
+]
+# `Raw | None` does not decode: the JSON type alone decides there, and a number would have to be null.
+OptionalAmount = Annotated[
+    Raw,
+    Meta(
+        extra_json_schema={"type": ["number", "null"], "exclusiveMinimum": 0, "default": None},
+        description="With the currency's decimals at most; without it, all",
+        examples=[20.00],
+    ),
+]
+Reason = Annotated[str, Meta(min_length=1, max_length=255, examples=["Order cancelled"])]
 PaymentRef = Annotated[str, Meta(examples=["pay-01kqxw3v5n8t2r7d9m4c6b1hzj2a"])]
 Time = Annotated[
     str,
@@ -95,7 +107,10 @@ class CreatePayment(msgspec.Struct, rename="camel"):
     amount: Amount
     currency: Currency
     payment_method: CreditCard | DebitCard | Wallet
-    capture: Literal["automatic"] = "automatic"
+    capture: Annotated[
+        Literal["automatic", "manual"],
+        Meta(description="`manual` authorizes only; capture or cancel it later"),
+    ] = "automatic"
 
     def to_command(self, ids: RequestContext, today: tuple[int, int]) -> AcceptPayment:
         """The command for the engine. Raises `AmountRefused` or `PaymentMethodRefused`."""
@@ -106,90 +121,46 @@ class CreatePayment(msgspec.Struct, rename="camel"):
             amount=parse_amount(bytes(self.amount).decode(), self.currency),
             method_type=METHOD_TYPES[type(self.payment_method)],
             instrument=self.payment_method.instrument(today),
+            manual=self.capture == "manual",
             request_id=ids.request_id,
             traceparent=ids.traceparent,
         )
 
 
-class MethodView(msgspec.Struct, omit_defaults=True):
-    """What may be shown of a payment method."""
-
-    type: str
-    brand: str = ""
-    last4: str = ""
+def _null() -> Raw:
+    return Raw(b"null")
 
 
-class PaymentView(msgspec.Struct, rename="camel"):
-    """A payment. Fields that do not apply are absent."""
+class RefundPayment(msgspec.Struct):
+    """How much to give back, and why. Without an amount: all that is left."""
 
-    id: PaymentRef
-    order_id: OrderRef
-    user_id: UserRef
-    amount: Amount
-    currency: Currency
-    status: Annotated[Status, Meta(examples=["processing"])]
-    payment_method: Annotated[MethodView, Meta(examples=[{"type": "credit_card", "brand": "visa", "last4": "4242"}])]
-    created_at: Time
-    transaction_id: str | UnsetType = UNSET
-    completed_at: Time | UnsetType = UNSET
-    failure_code: str | UnsetType = UNSET
-    failure_reason: str | UnsetType = UNSET
-    failed_at: Time | UnsetType = UNSET
+    amount: OptionalAmount = msgspec.field(default_factory=_null)
+    reason: Reason | None = None
+
+    @property
+    def amount_text(self) -> str | None:
+        """The amount as it was written."""
+        return _text(self.amount)
 
 
-class PaymentsPage(msgspec.Struct):
-    """Payments, newest first. `next_cursor` is null at the end."""
+class CapturePayment(msgspec.Struct):
+    """How much of what is authorized to take. Without an amount: all of it. The rest is released."""
 
-    payments: list[PaymentView]
-    next_cursor: str | None
+    amount: OptionalAmount = msgspec.field(default_factory=_null)
 
-
-class EventsView(msgspec.Struct):
-    """The events of a payment as they were or will be published, in sequence."""
-
-    events: list[dict[str, Any]]
+    @property
+    def amount_text(self) -> str | None:
+        """The amount as it was written."""
+        return _text(self.amount)
 
 
-class KeyView(msgspec.Struct, rename="camel"):
-    """What became of an idempotency key.
+class CancelPayment(msgspec.Struct):
+    """Why."""
 
-    `claimed`: a request with it was cut short; repeating that request is safe and makes this very payment.
-    `used`: it made this payment.
-    """
-
-    key: Annotated[str, Meta(examples=["order-123-first-try"])]
-    state: Literal["claimed", "used"]
-    payment_id: PaymentRef
-    created_at: Time
-    payment: PaymentView | UnsetType = UNSET
+    reason: Reason | None = None
 
 
-def payment_view(payment: Payment) -> PaymentView:
-    """The payment as users see it."""
-    view = PaymentView(
-        id=payment.id,
-        order_id=payment.order_id,
-        user_id=payment.user_id,
-        amount=Raw(payment.amount.text.encode()),
-        currency=payment.amount.currency,
-        status=payment.status,
-        payment_method=MethodView(*msgspec.structs.astuple(payment.method)),
-        created_at=rfc3339(payment.created_ms),
-    )
-    if payment.status is Status.COMPLETED:
-        view.transaction_id = payment.transaction_id
-        view.completed_at = rfc3339(payment.ended_ms)
-    elif payment.failure is not None:
-        view.failure_code = payment.failure.code
-        view.failure_reason = payment.failure.reason
-        view.failed_at = rfc3339(payment.ended_ms)
-    return view
-
-
-def key_view(key: str, state: KeyState) -> KeyView:
-    """The key as its caller sees it."""
-    view = KeyView(key, "claimed", state.payment_id, rfc3339(state.created_ms))
-    if state.payment is not None:
-        view.state = "used"
-        view.payment = payment_view(state.payment)
-    return view
+def _text(amount: Raw) -> str | None:
+    """The number's text. `null` is what leaving it out is."""
+    text = bytes(amount).decode()
+    return None if text == "null" else text

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Histogram
 
 from engine import context
 from engine.errors import EngineError, Retry, TryLater
+from engine.idempotency import is_key
 from handlers.routes import ErrorTable, Handler
 from metrics.instruments import Instruments
 
@@ -87,8 +88,25 @@ def reply(status: int, value: object, headers: Mapping[str, str] | None = None) 
     return response
 
 
-async def read_body(request: web.Request) -> bytes:
-    """The JSON body's bytes: of the right media type, at most 64 KiB, and all there in time."""
+def idempotency_key(request: web.Request) -> str | None:
+    """The request's `Idempotency-Key`, if it has one. A malformed one is refused."""
+    keys = request.headers.getall("Idempotency-Key", ())
+    if not keys:
+        return None
+    if len(keys) > 1 or not is_key(keys[0]):
+        raise HttpRefused(
+            400, "INVALID_IDEMPOTENCY_KEY", "Idempotency-Key must be 1 to 255 printable ASCII characters, once"
+        )
+    return keys[0]
+
+
+async def read_body(request: web.Request, *, optional: bool = False) -> bytes:
+    """The JSON body's bytes: of the right media type, at most 64 KiB, and all there in time.
+
+    An optional body that is not there is an empty object.
+    """
+    if optional and not request.body_exists:
+        return b"{}"
     if request.content_type != "application/json":
         raise HttpRefused(415, "UNSUPPORTED_MEDIA_TYPE", "send the body as application/json")
     if request.headers.get("Content-Encoding", "identity") != "identity":

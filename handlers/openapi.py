@@ -163,7 +163,7 @@ def _operation(route: Route, table: ErrorTable, schemas: _Schemas) -> dict[str, 
         "parameters": [*map(_path_parameter, _PATH_NAME.findall(route.path)), *map(_parameter, route.params)],
     }
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": {_JSON: schemas.content(route.body)}}
+        operation["requestBody"] = {"required": route.body_required, "content": {_JSON: schemas.content(route.body)}}
     operation["responses"] = _responses(route, table, schemas)
     return operation
 
@@ -237,10 +237,10 @@ def _header_names(route: Route, status: int, refusals: Sequence[_Refusal]) -> li
         names.append("Retry-After")
     if status == 201:
         names.append("Location")
-        if _reads_header(route, "Idempotency-Key"):
-            names.append("Idempotent-Replayed")
-        if _reads_header(route, "Prefer"):
-            names.append("Preference-Applied")
+    if status in route.answers and _reads_header(route, "Idempotency-Key"):
+        names.append("Idempotent-Replayed")
+    if status in route.answers and _reads_header(route, "Prefer"):
+        names.append("Preference-Applied")
     return names
 
 

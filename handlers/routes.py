@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from aiohttp import web
@@ -22,6 +22,17 @@ class Param(msgspec.Struct, frozen=True):
     description: str
 
 
+KEY: Final = Param(
+    "Idempotency-Key",
+    "header",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+    "The same key and request has the same result; the same key and another request is refused.",
+)
+PREFER: Final = Param(
+    "Prefer", "header", {"type": "string"}, "`wait=5`: answer when the outcome is there, after 5 seconds at most."
+)
+
+
 class Route(msgspec.Struct, frozen=True):
     """One operation.
 
@@ -35,6 +46,7 @@ class Route(msgspec.Struct, frozen=True):
     summary: str
     answers: Mapping[int, Any]
     body: Any = None
+    body_required: bool = True
     errors: tuple[type[EngineError], ...] = ()
     params: tuple[Param, ...] = ()
     auth: bool = True

@@ -53,6 +53,12 @@ class Instruments:
             ["status"],
             registry=registry,
         )
+        self.refunds_processed = Counter(
+            "refunds_processed_total",
+            "Refunds that reached a terminal outcome.",
+            ["status"],
+            registry=registry,
+        )
         self.payment_success_rate = Gauge(
             "payment_success_rate",
             "Completed payments among those that ended in the last five minutes, 0 to 1; NaN when none ended.",
@@ -93,8 +99,9 @@ class Instruments:
         )
         self.attempts = Counter(
             "payment_attempts_total",
-            "Attempts at an acquirer by outcome: approved, declined, unknown, not_sent.",
-            ["acquirer", "outcome"],
+            "Attempts at an acquirer by kind (charge, authorize, capture, void, refund) and outcome "
+            "(approved, rejected, unknown, not_sent).",
+            ["acquirer", "kind", "outcome"],
             registry=registry,
         )
         self.unknown_attempts = Gauge(

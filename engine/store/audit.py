@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from engine.events import COMPLETED, FAILED, event_hash
+from engine import events as told
+from engine.events import event_hash
 from engine.ids import PaymentId, is_payment_id, shard_of_payment
 from engine.ledger import Transaction
-from engine.payment import AttemptState, Payment, Status
+from engine.payment import AttemptState, Payment, RefundState, Status
 from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
 from engine.store.step import Refusal, Step
@@ -211,23 +212,24 @@ def _nonzero(balances: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]
 def _place(payment: Payment, payment_id: str, shard: ShardKeys) -> Iterator[tuple[int, str]]:
     if payment.id != payment_id or shard_of_payment(payment.id) != shard.shard:
         yield 1, "lies under another payment's name, or in another's shard"
-    if not 0 <= payment.captured_minor <= payment.amount.minor:
-        yield 5, f"captured {payment.captured_minor} of {payment.amount.minor}"
+    taken, given = payment.captured_minor, payment.refunded_minor + payment.refund_pending_minor
+    if not 0 <= given <= taken <= payment.authorized_minor <= payment.amount.minor:
+        yield 5, f"refunds {given}, captured {taken}, authorized {payment.authorized_minor} of {payment.amount.minor}"
 
 
 def _life(payment: Payment, snapshot: _Snapshot) -> Iterator[tuple[int, str]]:
-    claimed = snapshot.order == payment.id.encode()
-    if payment.ended:
+    if payment.at_rest:
         if snapshot.due is not None:
-            yield 1, "has ended, but is still due"
+            yield 1, "is at rest, but still due"
         if snapshot.unknown is not None:
-            yield 7, "has ended, but counts as unknown"
-        if snapshot.card or snapshot.cvv:
-            yield 11, "has ended, but its sealed card is still there"
+            yield 7, "is at rest, but counts as unknown"
     elif snapshot.due is None:
-        yield 1, "has not ended, and nobody will look at it again"
-    if claimed is (payment.status is Status.FAILED):
-        yield 6, "failed, but holds its order" if claimed else "does not hold its order"
+        yield 1, "is not at rest, and nobody will look at it again"
+    if payment.ended and (snapshot.card or snapshot.cvv):
+        yield 11, "its charge has ended, but its sealed card is still there"
+    claimed = snapshot.order == payment.id.encode()
+    if claimed is (payment.status in (Status.FAILED, Status.CANCELLED)):
+        yield 6, f"is {payment.status.value}, but holds its order" if claimed else "does not hold its order"
     attempt = payment.attempt
     if attempt is not None and attempt.state is AttemptState.UNKNOWN and snapshot.unknown is None:
         yield 7, "has an unknown attempt that is not listed as one"
@@ -236,14 +238,14 @@ def _life(payment: Payment, snapshot: _Snapshot) -> Iterator[tuple[int, str]]:
 def _rows(payment: Payment, transactions: list[Transaction]) -> Iterator[tuple[int, str]]:
     if len({transaction.id for transaction in transactions}) != len(transactions):
         yield 3, "a ledger transaction was written twice"
-    captured = sum(
+    held = sum(
         row.minor
         for transaction in transactions
         for row in transaction.rows
         if row.account.startswith("acquirer:") and row.currency == payment.amount.currency
     )
-    if captured != payment.captured_minor:
-        yield 3, f"captured {payment.captured_minor}, but its rows say {captured}"
+    if held != payment.captured_minor - payment.refunded_minor:
+        yield 3, f"captured {payment.captured_minor}, refunded {payment.refunded_minor}, but its rows say {held}"
 
 
 def _events(payment: Payment, events: list[dict[str, Any]], bodies: list[bytes]) -> Iterator[tuple[int, str]]:
@@ -251,9 +253,21 @@ def _events(payment: Payment, events: list[dict[str, Any]], bodies: list[bytes])
         yield 4, f"has {len(events)} events, its sequence says {payment.sequence}"
     if bodies and event_hash(bodies[-1]) != payment.last_event_hash:
         yield 4, "its last event is not the one that its hash names"
-    wanted = {Status.COMPLETED: [COMPLETED], Status.FAILED: [FAILED]}.get(payment.status, [])
-    told = [event.get("event_type") for event in events]
-    if told != wanted:
-        yield 4, f"is {payment.status.value}, but told {told}"
+    types = [event.get("event_type") for event in events]
+    if Counter(types) != _owed(payment):
+        yield 4, f"is {payment.status.value}, but told {types}"
     if any(event.get("payment_id") != payment.id for event in events):
         yield 4, "has an event of another payment"
+
+
+def _owed(payment: Payment) -> Counter[Any]:
+    """The events that the facts of a payment call for."""
+    owed: Counter[Any] = Counter()
+    owed[told.AUTHORIZED] = int(payment.manual and payment.authorized_minor > 0)
+    owed[told.COMPLETED] = int(payment.captured_minor > 0)
+    owed[told.FAILED] = int(payment.failure is not None)
+    owed[told.CANCELLED] = int(payment.cancelled)
+    for refund in payment.refunds:
+        owed[told.REFUNDED] += refund.state is RefundState.COMPLETED
+        owed[told.REFUND_FAILED] += refund.state is RefundState.FAILED
+    return +owed

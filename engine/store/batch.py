@@ -16,18 +16,21 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError
 
 from engine.errors import Overloaded, StoreUnavailable
+from engine.store.keys import FENCE
 from engine.store.step import SCRIPT, SCRIPT_SHA, Argument, Refusal, Step
 from metrics.instruments import Instruments
 
 RedisClient = Redis | RedisCluster
 _Command = tuple[Argument, ...]
 _STEP: Final = ("EVALSHA", SCRIPT_SHA)
+_STEPS: Final = ("EVALSHA", "EVAL")
 
 
 class Batcher:
     """Sends steps and plain commands in shared pipelines. `run()` must be running; it is safe to cancel.
 
-    `waiting_max` bounds what may wait; beyond it `Overloaded` is raised at once.
+    `waiting_max` bounds what may wait; beyond it `Overloaded` is raised at once. With `replicas`, a step counts only
+    when so many replicas have it: too few within the time is an unknown outcome, like any lost answer.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class Batcher:
         waiting_max: int = 4096,
         batch_max: int = 128,
         pipelines_max: int = 2,
+        replicas: int = 0,
+        replicas_timeout_s: float = 1.0,
     ) -> None:
         self._client = client
         self._instruments = instruments
@@ -46,6 +51,8 @@ class Batcher:
         self._waiting_max = waiting_max
         self._batch_max = batch_max
         self._pipelines_max = pipelines_max
+        self._replicas = replicas
+        self._replicas_timeout_ms = int(replicas_timeout_s * 1000)
         self._closed = False
 
     async def run(self) -> None:
@@ -107,7 +114,7 @@ class Batcher:
             pipeline = self._client.pipeline(transaction=False)
             for command, _ in batch:
                 pipeline.execute_command(*command)
-            replies = await pipeline.execute(raise_on_error=False)
+            replies = await self._execute(pipeline, fenced=bool(self._replicas) and _any_step(batch))
         except Exception as error:
             # Not only Redis's own errors: uvloop answers a write to a connection that was reset a moment ago with
             # a RuntimeError. One broken batch must not end the sender, and with it the process.
@@ -125,6 +132,29 @@ class Batcher:
                     _fail(future, _unavailable(reply))
                 elif not future.done():
                     future.set_result(reply)
+
+    async def _execute(self, pipeline: Any, *, fenced: bool) -> list[Any]:
+        """Send the pipeline; with a fence, its steps count only when enough replicas have them."""
+        if fenced:
+            # WAIT asks about the writes of its own connection. Written here, the fence lies behind all that the steps
+            # wrote and, for a step that is repeated, behind what its first execution wrote elsewhere.
+            pipeline.execute_command("SET", FENCE, "")
+            pipeline.execute_command("WAIT", self._replicas, self._replicas_timeout_ms)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        if not fenced:
+            return replies
+        *replies, _, reached = replies
+        if isinstance(reached, BaseException) or reached < self._replicas:
+            raise TooFewReplicas(f"{reached} of {self._replicas}")
+        return replies
+
+
+class TooFewReplicas(RedisError):
+    """Fewer replicas than asked for have confirmed a write in time."""
+
+
+def _any_step(batch: Sequence[tuple[_Command, asyncio.Future[Any]]]) -> bool:
+    return any(command[0] in _STEPS for command, _ in batch)
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

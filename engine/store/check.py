@@ -109,7 +109,9 @@ def _problems(facts: dict[str, Any], settings: RedisSettings) -> list[str]:
         found.append("still loading its data")
     if facts.get("maxmemory") and facts.get("maxmemory_policy") != "noeviction":
         found.append(f"maxmemory-policy is {facts.get('maxmemory_policy')}: set it to noeviction, or payments vanish")
-    if settings.durability == "strict":
+    if facts.get("connected_slaves", 0) < settings.replicas:
+        found.append(f"redis.durability is {settings.durability}, but {facts.get('connected_slaves', 0)} are connected")
+    if settings.durability != "relaxed":
         if not facts.get("aof_enabled"):
             found.append('appendonly is off: set `appendonly yes`, or redis.durability = "relaxed" to lose on a crash')
         elif facts.get("aof_last_write_status", "ok") != "ok":

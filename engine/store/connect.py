@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -24,7 +24,8 @@ class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     url: str = ""
-    durability: Literal["strict", "relaxed"] = "strict"
+    durability: Annotated[str, msgspec.Meta(pattern=r"^(strict|relaxed|wait:[1-9])\Z")] = "strict"
+    """`strict` asks for an append-only file, `relaxed` does not, `wait:N` also waits for N replicas at every step."""
     shards: int = 16
     timeout_s: float = 2.0
     connections_max: int = 8
@@ -33,7 +34,14 @@ class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outbox_max: int = 200_000
     check_every_s: float = 2.0
 
+    @property
+    def replicas(self) -> int:
+        """How many replicas must have a step before it counts."""
+        return int(self.durability.removeprefix("wait:")) if self.durability.startswith("wait:") else 0
+
     def __post_init__(self) -> None:
+        if self.replicas and urlsplit(self.url).scheme == "redis+cluster":
+            raise ValueError("redis.durability = wait:N is not available on a cluster")
         for key, low, high in (
             ("shards", 1, 256),
             ("timeout_s", 0.05, 60),

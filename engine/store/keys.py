@@ -10,6 +10,9 @@ from engine.ids import PaymentId, shard_of_payment
 DATASET = "payments:dataset"
 """The marker of a dataset: a hash with its id, format and number of shards."""
 
+FENCE = "payments:fence"
+"""Written behind steps whose replication is waited for."""
+
 JOBS_GROUP = "workers"
 
 

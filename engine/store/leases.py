@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from engine.errors import Overloaded, StoreUnavailable
+from engine.ids import Clock, now_ms
 from engine.store.batch import Batcher
 from engine.store.keys import Keys
 from engine.store.step import Refusal, Step
@@ -27,6 +28,7 @@ class ShardLeases:
         owner: str,
         ttl_s: float = 6.0,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Clock = now_ms,
     ) -> None:
         self._batcher = batcher
         self._keys = keys
@@ -34,6 +36,7 @@ class ShardLeases:
         self._owner = owner
         self._ttl_s = ttl_s
         self._clock = clock
+        self._wall_clock = wall_clock
         self._members = f"payments:members:{role}"
         self._held: dict[int, float] = {}
 
@@ -64,9 +67,9 @@ class ShardLeases:
             self._held.clear()
 
     async def _fair_share(self) -> int:
-        now_ms = time.time_ns() // 1_000_000
-        await self._batcher.command("ZADD", self._members, now_ms + int(self._ttl_s * 1000), self._owner)
-        await self._batcher.command("ZREMRANGEBYSCORE", self._members, "-inf", now_ms)
+        now = self._wall_clock()
+        await self._batcher.command("ZADD", self._members, now + int(self._ttl_s * 1000), self._owner)
+        await self._batcher.command("ZREMRANGEBYSCORE", self._members, "-inf", now)
         members = int(await self._batcher.command("ZCARD", self._members))
         return -(-len(self._keys.shards) // max(1, members))
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from engine.events import OutgoingEvent
-from engine.ids import rfc3339
+from engine.events import OutgoingEvent, PaymentEvent, outgoing
 from engine.relay import OutboxEntry
 from engine.store.batch import Batcher
 from engine.store.jobs import streams_of
@@ -53,19 +52,15 @@ class RedisOutbox:
         ]
 
     def _event(self, fields: dict[bytes, bytes]) -> OutgoingEvent:
-        payment_id, sequence = fields[b"p"].decode(), fields[b"s"].decode()
-        surface = fields[b"f"].decode()
-        headers = [
-            ("ce_specversion", "1.0"),
-            ("ce_id", f"{payment_id}-{sequence}"),
-            ("ce_type", fields[b"y"].decode()),
-            ("ce_source", f"/payments/{surface}"),
-            ("ce_time", rfc3339(int(fields[b"t"]))),
-            ("ce_subject", payment_id),
-            ("ce_sequence", sequence),
-            ("ce_prevhash", fields[b"h"].decode()),
-            ("content-type", "application/json"),
-        ]
-        if traceparent := fields[b"tp"].decode():
-            headers.append(("traceparent", traceparent))
-        return OutgoingEvent(self._topics[surface], payment_id, fields[b"b"], tuple(headers))
+        payment_id, surface = fields[b"p"].decode(), fields[b"f"].decode()
+        sequence = int(fields[b"s"])
+        event = PaymentEvent(
+            type=fields[b"y"].decode(),
+            id=f"{payment_id}-{sequence}",
+            sequence=sequence,
+            time_ms=int(fields[b"t"]),
+            previous_hash=fields[b"h"].decode(),
+            traceparent=fields[b"tp"].decode(),
+            body=fields[b"b"],
+        )
+        return outgoing(event, topic=self._topics[surface], surface=surface, payment_id=payment_id)

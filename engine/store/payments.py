@@ -21,7 +21,7 @@ from engine.store.step import Refusal, Step
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
-_decode_payment = msgspec.json.Decoder(Payment).decode
+decode_payment = msgspec.json.Decoder(Payment).decode
 _decode_key = msgspec.json.Decoder(KeyRecord).decode
 
 _TRIES_MAX = 3
@@ -70,8 +70,7 @@ class RedisPayments:
         # without this, the repeated step would take the free order and bring the failed payment back to life.
         step.expect_version(shard.payment(payment.id), 0)
         step.expect_value(shard.order(payment.order_id), "")
-        step.expect_below(shard.jobs, self._jobs_max)
-        step.expect_below(shard.outbox, self._outbox_max)
+        self._expect_room(step, shard)
         step.do("SET", shard.payment(payment.id), record)
         step.do("SET", shard.order(payment.order_id), payment.id)
         step.do("SET", shard.card(payment.id), sealed.body)
@@ -85,10 +84,8 @@ class RedisPayments:
                 return payment.id
             case Refusal(check=1) as refusal:
                 return PaymentId(refusal.found.decode())
-            case Refusal(check=2):
-                raise Overloaded("jobs")
-            case Refusal():
-                raise Overloaded("outbox", retry_after_s=5.0)
+            case Refusal() as refusal:
+                raise _full(refusal.check - 2)
             case _:
                 return payment.id
 
@@ -156,6 +153,28 @@ class RedisPayments:
             return _conflict(refusal)
         return None
 
+    async def apply_and_enqueue(self, change: Change) -> Conflict | None:
+        """Write a change that asks for something, with the job to do it.
+
+        A conflict writes nothing. Raises `Overloaded` when the jobs or the events waiting have reached their bound.
+        """
+        payment = change.payment
+        shard = self._keys.of(payment.id)
+        record = _encode(payment)
+        step = Step()
+        step.expect_version(shard.payment(payment.id), payment.version - 1)
+        self._expect_room(step, shard)
+        step.do("SET", shard.payment(payment.id), record)
+        step.do("ZADD", shard.due, change.due_ms or 0, payment.id)
+        step.do("XADD", shard.jobs, "*", "p", payment.id, "b", record)
+        match await self._run(step):
+            case Refusal(check=0) as refusal:
+                return None if refusal.found == record else _conflict(refusal)
+            case Refusal() as refusal:
+                raise _full(refusal.check - 1)
+            case _:
+                return None
+
     async def end_job(self, job: Job) -> None:
         """Take a job off the stream for which nothing is left to do."""
         step = Step()
@@ -176,7 +195,7 @@ class RedisPayments:
         if not is_payment_id(payment_id) or shard_of_payment(payment_id) >= len(self._keys.shards):
             return None
         raw = await self._read("GET", self._keys.of(payment_id).payment(payment_id))
-        return _decode_payment(raw) if raw else None
+        return decode_payment(raw) if raw else None
 
     async def of_user(self, user_id: str, *, limit: int, before: PaymentId | None) -> list[Payment]:
         """A user's payments, newest first, at most `limit`, older than `before`. Asks all shards in one pipeline."""
@@ -209,6 +228,11 @@ class RedisPayments:
         refusal = await self._run(step)
         return _decode_key(refusal.found) if isinstance(refusal, Refusal) else record
 
+    def _expect_room(self, step: Step, shard: ShardKeys) -> None:
+        """Two more conditions of a step that brings new work: room among the jobs, and among the events."""
+        step.expect_below(shard.jobs, self._jobs_max)
+        step.expect_below(shard.outbox, self._outbox_max)
+
     def _key_name(self, digest: str) -> str:
         return self._keys.shards[shard_of(digest, len(self._keys.shards))].idempotency(digest)
 
@@ -230,10 +254,15 @@ class RedisPayments:
             return await self._batcher.command(*command)
 
 
+def _full(bound: int) -> Overloaded:
+    """Which of the two conditions of `_expect_room` did not hold."""
+    return Overloaded("jobs") if bound == 0 else Overloaded("outbox", retry_after_s=5.0)
+
+
 def _end(step: Step, shard: ShardKeys, job: Job) -> None:
     step.do("XACK", shard.jobs, JOBS_GROUP, job.entry_id)
     step.do("XDEL", shard.jobs, job.entry_id)
 
 
 def _conflict(refusal: Refusal) -> Conflict:
-    return Conflict(_decode_payment(refusal.found) if refusal.found else None)
+    return Conflict(decode_payment(refusal.found) if refusal.found else None)

@@ -32,7 +32,9 @@ async def test_the_same_request_again_is_the_same_payment(world: World) -> None:
         again = await world.pay(body, key="again-1")
         assert (again.status, again.headers["Idempotent-Replayed"]) == (201, "true")
         assert again.headers["Location"] == first.headers["Location"]
-        assert again.json.items() >= {**first.json, "status": "completed"}.items()
+        told = {"status": "completed", "outcome": "succeeded", "attempts": again.json["attempts"]}
+        assert {name: again.json[name] for name in first.json} == {**first.json, **told}
+        assert [attempt["outcome"] for attempt in again.json["attempts"]] == ["approved"]
     assert len(await world.effects_of([first.json["id"]])) == 1
 
 

@@ -55,8 +55,11 @@ async def test_a_payment_is_read_while_processing_and_when_completed(world: Worl
     assert (held.status, held.json) == (200, made)
     await world.ended(made["id"])
     completed = (await world.get(path)).json
-    assert completed.items() >= {**made, "status": "completed"}.items()
+    [attempt] = completed["attempts"]
+    told = {"status": "completed", "outcome": "succeeded", "attempts": [attempt]}
+    assert {name: completed[name] for name in made} == {**made, **told}
     assert set(completed) - set(made) == {"transactionId", "completedAt"}
+    assert (attempt["id"], attempt["kind"], attempt["outcome"]) == (f"{made['id']}-a1", "charge", "approved")
     assert instant(completed["completedAt"]) >= instant(made["createdAt"])
     assert isinstance(completed["transactionId"], str)
 

@@ -208,7 +208,7 @@ async def test_a_method_that_this_engine_cannot_take_is_pay_001(world: World, me
     await refused_unwritten(world, body, 422, "PAY_001")
 
 
-@pytest.mark.parametrize("capture", ["manual", "later", "", "AUTOMATIC", None, True])
+@pytest.mark.parametrize("capture", ["later", "MANUAL", "", "AUTOMATIC", None, True])
 async def test_a_capture_that_is_not_offered_is_refused_not_charged(world: World, capture: object) -> None:
     body = payment_body(await world.order()) | {"capture": capture}
     await refused_unwritten(world, body, 422, "INVALID_REQUEST")
@@ -217,6 +217,14 @@ async def test_a_capture_that_is_not_offered_is_refused_not_charged(world: World
 async def test_an_automatic_capture_may_be_written_out(world: World) -> None:
     body = payment_body(await world.order()) | {"capture": "automatic"}
     assert (await world.pay(body, wait_s=10)).json["status"] == "completed"
+
+
+async def test_a_manual_capture_authorizes_and_moves_no_money(world: World) -> None:
+    body = payment_body(await world.order()) | {"capture": "manual"}
+    payment = (await world.pay(body, wait_s=10)).json
+    assert payment["status"] == "authorized"
+    assert "completedAt" not in payment
+    assert await world.effects_of([payment["id"]]) == []
 
 
 async def test_fields_that_nobody_knows_are_ignored(world: World) -> None:

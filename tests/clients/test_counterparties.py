@@ -27,9 +27,11 @@ from clients.wire import Wire as Session
 from engine import context, errors
 from engine.accepting import Order, User
 from engine.cards import Card, Cvv, Instrument, Pan, WalletToken
-from engine.charging import Approved, ChargeRequest, Declined, NeverSeen, NotSent, Outcome, Unknown
+from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown
 from engine.ids import PaymentId
 from engine.money import Money
+from engine.payment import Kind
+from engine.settling import Approved, Declined
 from metrics.instruments import Instruments
 from resilience.errors import BadAnswer, Unreachable
 from resilience.guard import Guard, GuardSettings
@@ -411,8 +413,14 @@ def a_card(number: str = cards.APPROVED) -> Card:
     return Card(Pan(number), 12, 2030, Cvv(CVV))
 
 
-def a_charge(instrument: Instrument | None = None, attempt: str = ATTEMPT, amount: Money = AMOUNT) -> ChargeRequest:
-    return ChargeRequest(attempt, PaymentId(attempt[:-3]), amount, instrument or a_card())
+def a_charge(
+    instrument: Instrument | None = None, attempt: str = ATTEMPT, amount: Money = AMOUNT, kind: Kind = Kind.CHARGE
+) -> AcquirerRequest:
+    return AcquirerRequest(attempt, PaymentId(attempt[:-3]), kind, amount, instrument or a_card(), "")
+
+
+def a_follow_up(kind: Kind) -> AcquirerRequest:
+    return AcquirerRequest(ATTEMPT, PaymentId(ATTEMPT[:-3]), kind, AMOUNT, None, "txn-1")
 
 
 DECLINES = {
@@ -420,16 +428,16 @@ DECLINES = {
     cards.INSUFFICIENT_FUNDS: Declined("insufficient_funds", "Insufficient funds"),
     cards.LOST: Declined("lost_card", "Lost card"),
     cards.EXPIRED: Declined("expired_card", "Expired card"),
-    cards.DECLINED_TRY_AGAIN: Declined("try_again_later", "Try again later"),
+    cards.DECLINED_TRY_AGAIN: Declined("try_again_later", "Try again later", retryable=True),
 }
 
 
 @pytest.mark.parametrize("number", [cards.APPROVED, cards.APPROVED_VISA, cards.APPROVED_MASTERCARD])
 async def test_cards_that_are_approved(line: Line, sims: Sims, number: str) -> None:
     acquirer = line.acquirer(sims.acquirer)
-    answer = await acquirer.charge(a_charge(a_card(number)))
+    answer = await acquirer.send(a_charge(a_card(number)))
     (effect,) = await sims.effects()
-    assert answer == Approved(effect["id"]) == await acquirer.find(ATTEMPT, AMOUNT)
+    assert answer == Approved(effect["id"]) == await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT)
     assert (effect["attempt"], effect["amount_minor"], effect["currency"]) == (ATTEMPT, 7548, "USD")
     assert acquirer.name == "counterparty" and line.failures == 0
 
@@ -437,7 +445,7 @@ async def test_cards_that_are_approved(line: Line, sims: Sims, number: str) -> N
 @pytest.mark.parametrize(("number", "answer"), DECLINES.items(), ids=[answer.code for answer in DECLINES.values()])
 async def test_cards_that_are_declined(line: Line, sims: Sims, number: str, answer: Declined) -> None:
     acquirer = line.acquirer(sims.acquirer)
-    assert await acquirer.charge(a_charge(a_card(number))) == answer == await acquirer.find(ATTEMPT, AMOUNT)
+    assert await acquirer.send(a_charge(a_card(number))) == answer == await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT)
     assert await sims.effects() == [] and line.failures == 0, "a declined card is a healthy acquirer"
 
 
@@ -446,32 +454,32 @@ async def test_cards_that_are_charged_without_a_usable_answer_are_unknown_until_
     impatient: Line, sims: Sims, number: str
 ) -> None:
     acquirer = impatient.acquirer(sims.acquirer)
-    assert isinstance(await acquirer.charge(a_charge(a_card(number))), Unknown) and impatient.failures == 1
+    assert isinstance(await acquirer.send(a_charge(a_card(number))), Unknown) and impatient.failures == 1
     (effect,) = await sims.effects()
-    assert await acquirer.find(ATTEMPT, AMOUNT) == Approved(effect["id"])
+    assert await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT) == Approved(effect["id"])
 
 
 async def test_a_card_that_breaks_the_acquirer_before_charging_was_never_seen(line: Line, sims: Sims) -> None:
     acquirer = line.acquirer(sims.acquirer)
-    assert isinstance(await acquirer.charge(a_charge(a_card(cards.ERROR_BEFORE_CHARGE))), Unknown)
-    assert await acquirer.find(ATTEMPT, AMOUNT) == NeverSeen()
+    assert isinstance(await acquirer.send(a_charge(a_card(cards.ERROR_BEFORE_CHARGE))), Unknown)
+    assert await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT) == NeverSeen()
 
 
 async def test_a_wallet_token_is_charged(line: Line, sims: Sims) -> None:
-    answer = await line.acquirer(sims.acquirer).charge(a_charge(WalletToken("tok_visa_4242")))
+    answer = await line.acquirer(sims.acquirer).send(a_charge(WalletToken("tok_visa_4242")))
     assert isinstance(answer, Approved)
 
 
 async def test_a_charge_that_is_sent_again_has_one_effect(line: Line, sims: Sims) -> None:
     acquirer = line.acquirer(sims.acquirer)
-    answers = [await acquirer.charge(a_charge()) for _ in range(3)]
+    answers = [await acquirer.send(a_charge()) for _ in range(3)]
     assert len(set(answers)) == 1 and len(await sims.effects()) == 1
 
 
 async def test_another_body_under_the_same_attempt_is_unknown_and_not_declined(line: Line, sims: Sims) -> None:
     acquirer = line.acquirer(sims.acquirer)
-    await acquirer.charge(a_charge())
-    assert await acquirer.charge(a_charge(a_card(cards.LOST))) == Unknown("counterparty answered 409")
+    await acquirer.send(a_charge())
+    assert await acquirer.send(a_charge(a_card(cards.LOST))) == Unknown("counterparty answered 409")
 
 
 @pytest.mark.parametrize(
@@ -480,7 +488,7 @@ async def test_another_body_under_the_same_attempt_is_unknown_and_not_declined(l
 async def test_trouble_after_sending_is_unknown_and_is_not_repeated(session: Session, sims: Sims, fault: str) -> None:
     line = Line(session, "bank", timeout_s=SHORT_S, tries_max=3)
     await sims.fault(sims.acquirer, fault)
-    assert isinstance(await line.acquirer(sims.acquirer).charge(a_charge()), Unknown)
+    assert isinstance(await line.acquirer(sims.acquirer).send(a_charge()), Unknown)
     assert (await sims.faults(sims.acquirer))["fired"][fault] == 1 and line.failures == 1
 
 
@@ -503,27 +511,28 @@ BAD_CHARGES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("request_", [a_charge(), a_follow_up(Kind.CAPTURE), a_follow_up(Kind.REFUND)])
 @pytest.mark.parametrize(("status", "changes"), BAD_CHARGES.values(), ids=BAD_CHARGES)
 async def test_an_answer_that_is_not_about_this_charge_is_unknown(
-    line: Line, status: int, changes: dict[str, Any]
+    line: Line, status: int, changes: dict[str, Any], request_: AcquirerRequest
 ) -> None:
     body = json.dumps({**ANSWER, **changes})
     async with wire(says(status, body, Location="/charges")) as (server, base):
         acquirer = line.acquirer(base)
-        assert isinstance(await acquirer.charge(a_charge()), Unknown)
+        assert isinstance(await acquirer.send(request_), Unknown)
         assert len(server.requests) == 1
-        found = await acquirer.find(ATTEMPT, AMOUNT)
+        found = await acquirer.find(request_.kind, ATTEMPT, AMOUNT)
     assert found == NeverSeen() if status == 404 else isinstance(found, Unknown)
 
 
 async def test_an_acquirer_that_says_little_of_a_decline_has_declined(line: Line) -> None:
     async with wire(says(402, json.dumps({"id": "t", "attempt": ATTEMPT, "status": "declined"}))) as (_, base):
-        assert await line.acquirer(base).charge(a_charge()) == Declined("declined", "Declined")
+        assert await line.acquirer(base).send(a_charge()) == Declined("declined", "Declined")
 
 
 async def test_a_refused_connection_is_not_sent(line: Line) -> None:
     acquirer = line.acquirer(f"http://127.0.0.1:{free_port()}")
-    for answer in (await acquirer.charge(a_charge()), await acquirer.find(ATTEMPT, AMOUNT)):
+    for answer in (await acquirer.send(a_charge()), await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT)):
         assert isinstance(answer, NotSent) and answer.retry_after_s == 1.0
     assert line.failures == 2
 
@@ -543,7 +552,7 @@ def deaf_port() -> Iterator[int]:
 
 async def test_a_connection_that_is_never_made_is_not_sent(impatient: Line, deaf_port: int) -> None:
     """Not unknown: nobody would have to be asked about it."""
-    answer = await impatient.acquirer(f"http://127.0.0.1:{deaf_port}").charge(a_charge())
+    answer = await impatient.acquirer(f"http://127.0.0.1:{deaf_port}").send(a_charge())
     assert isinstance(answer, NotSent) and impatient.failures == 1
 
 
@@ -551,26 +560,26 @@ async def test_an_open_circuit_is_not_sent_and_says_for_how_long(session: Sessio
     line = Line(session, "bank", failures_to_open=1, open_s=30.0)
     async with wire(says(500)) as (server, base):
         acquirer = line.acquirer(base)
-        assert isinstance(await acquirer.charge(a_charge()), Unknown)
-        for answer in (await acquirer.charge(a_charge()), await acquirer.find(ATTEMPT, AMOUNT)):
+        assert isinstance(await acquirer.send(a_charge()), Unknown)
+        for answer in (await acquirer.send(a_charge()), await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT)):
             assert isinstance(answer, NotSent) and 29.0 < answer.retry_after_s <= 30.0
     assert len(server.requests) == 1
 
 
 async def test_a_charge_is_asked_for_by_its_attempt(impatient: Line, sims: Sims) -> None:
     acquirer = impatient.acquirer(sims.acquirer)
-    assert await acquirer.find(ATTEMPT, AMOUNT) == NeverSeen() and impatient.failures == 0
+    assert await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT) == NeverSeen() and impatient.failures == 0
     await sims.fault(sims.acquirer, "silence", method="GET")
-    assert isinstance(await acquirer.find(ATTEMPT, AMOUNT), Unknown)
+    assert isinstance(await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT), Unknown)
 
 
 async def test_what_an_acquirer_is_sent(line: Line) -> None:
     async with wire(says(200, json.dumps(ANSWER))) as (server, base):
         acquirer = line.acquirer(base + "/")
-        await acquirer.charge(a_charge())
-        await acquirer.charge(a_charge(Card(Pan(cards.APPROVED), 1, 2031, None)))
-        await acquirer.charge(a_charge(WalletToken("tok_visa_4242")))
-        await acquirer.find(ATTEMPT, AMOUNT)
+        await acquirer.send(a_charge())
+        await acquirer.send(a_charge(Card(Pan(cards.APPROVED), 1, 2031, None)))
+        await acquirer.send(a_charge(WalletToken("tok_visa_4242")))
+        await acquirer.find(Kind.CHARGE, ATTEMPT, AMOUNT)
     (method, path, headers, body), (*_, no_cvv), (*_, wallet), find = server.requests
     assert (method, path, headers["Idempotency-Key"]) == ("POST", "/charges", ATTEMPT)
     assert headers["Content-Type"] == "application/json" and headers["User-Agent"] == "payment-service"
@@ -582,13 +591,41 @@ async def test_what_an_acquirer_is_sent(line: Line) -> None:
     assert find[:2] == ("GET", f"/charges/{ATTEMPT}") and find[3] == b""
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"), [(Kind.CAPTURE, "/captures"), (Kind.VOID, "/voids"), (Kind.REFUND, "/refunds")]
+)
+async def test_what_an_acquirer_is_sent_after_a_charge(line: Line, kind: Kind, path: str) -> None:
+    async with wire(says(200, json.dumps(ANSWER))) as (server, base):
+        acquirer = line.acquirer(base)
+        assert await acquirer.send(a_follow_up(kind)) == Approved("txn-1")
+        assert await acquirer.find(kind, ATTEMPT, AMOUNT) == Approved("txn-1")
+    (method, sent_to, headers, body), find = server.requests
+    assert (method, sent_to, headers["Idempotency-Key"]) == ("POST", path, ATTEMPT)
+    assert json.loads(body) == {
+        "amount_minor": 7548, "currency": "USD", "reference": ATTEMPT[:-3], "charge": "txn-1",
+    }  # fmt: skip
+    assert find[:2] == ("GET", f"{path}/{ATTEMPT}") and find[3] == b""
+
+
+async def test_an_authorization_is_a_charge_that_does_not_capture_and_has_an_end(line: Line) -> None:
+    answer = json.dumps({**ANSWER, "authorized_until": "2026-01-01T00:00:00.000Z"})
+    async with wire(says(200, answer)) as (server, base):
+        acquirer = line.acquirer(base)
+        assert await acquirer.send(a_charge(kind=Kind.AUTHORIZE)) == Approved("txn-1", 1_767_225_600_000)
+        assert await acquirer.find(Kind.AUTHORIZE, ATTEMPT, AMOUNT) == Approved("txn-1", 1_767_225_600_000)
+        await acquirer.send(a_charge())
+    (_, path, _, body), find, (*_, charge) = server.requests
+    assert path == "/charges" and find[:2] == ("GET", f"/charges/{ATTEMPT}")
+    assert json.loads(body) == {**json.loads(charge), "capture": False} and "capture" not in json.loads(charge)
+
+
 async def test_the_requests_ids_travel_on_to_every_counterparty(line: Line) -> None:
     async with wire(says(404)) as (server, base):
         await line.users(base).get("u1")
         context.set_current("req-7", TRACEPARENT)
         await line.users(base).get("u1")
         await line.orders(base).get("o1")
-        await line.acquirer(base).charge(a_charge())
+        await line.acquirer(base).send(a_charge())
     outside, *inside = [headers for _, _, headers, _ in server.requests]
     assert "X-Request-Id" not in outside and "traceparent" not in outside
     assert [(headers["X-Request-Id"], headers["traceparent"]) for headers in inside] == [("req-7", TRACEPARENT)] * 3
@@ -627,8 +664,11 @@ async def test_neither_outcomes_nor_logs_hold_the_card_even_if_the_acquirer_echo
     outcomes: list[Outcome | NeverSeen] = []
     async with wire(answer) as (_, base):
         for _ in range(2):
-            outcomes += [await line.acquirer(base).charge(a_charge()), await line.acquirer(base).find(ATTEMPT, AMOUNT)]
-    outcomes.append(await line.acquirer(f"http://127.0.0.1:{free_port()}").charge(a_charge()))
+            outcomes += [
+                await line.acquirer(base).send(a_charge()),
+                await line.acquirer(base).find(Kind.CHARGE, ATTEMPT, AMOUNT),
+            ]
+    outcomes.append(await line.acquirer(f"http://127.0.0.1:{free_port()}").send(a_charge()))
     text = repr(outcomes) + repr(a_charge()) + written()
     assert cards.APPROVED not in text and CVV not in text
 

@@ -193,6 +193,7 @@ def a_wish(instrument: Instrument | None = None, method_type: str = "credit_card
         amount=Money(7548, "USD"),
         method_type=method_type,
         instrument=instrument or a_card(),
+        manual=False,
         request_id="req-1",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )

@@ -9,14 +9,17 @@ from typing import NamedTuple
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from app.observing import PaymentObserver
+from app.sampling import SuccessRate
 from engine.cards import SealedInstrument
 from engine.changes import Change, Conflict, Job
-from engine.charging import Approved, ChargeRequest, Charging, Declined, NeverSeen, NotSent, Outcome, Unknown
+from engine.charging import AcquirerRequest, Acquirers, Charging, NeverSeen, NotSent, Outcome, Unknown
 from engine.events import PaymentEvent
 from engine.ids import PaymentId
 from engine.ledger import Transaction
 from engine.money import Money
-from engine.payment import AttemptState, Payment, Status, attempt_id
+from engine.payment import AttemptState, Kind, Payment, Status, attempt_id
+from engine.settling import Approved, Declined
 from metrics.instruments import Instruments
 from tests.engine.making import PAYMENT_ID, FakeClock, a_card, a_payment, a_sealer
 from tests.engine.stepping import Crash, Pause, Run, drive
@@ -158,23 +161,23 @@ class Bank:
         self.decided: dict[str, Outcome] = {}
         self.effects: list[str] = []
         """The attempt id of every time that money moved."""
-        self.requests: list[ChargeRequest] = []
+        self.requests: list[AcquirerRequest] = []
         self.asked: list[str] = []
         self.intents: list[Payment] = []
         """The record as it stood when a charge was about to leave."""
         self.in_flight = self.in_flight_max = 0
 
-    async def charge(self, request: ChargeRequest) -> Outcome:
+    async def send(self, request: AcquirerRequest) -> Outcome:
         self.requests.append(request)
         self.intents.append(self._store.now(request.payment_id))
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight, self.in_flight_max)
         try:
-            return await self._charge(request)
+            return await self._send(request)
         finally:
             self.in_flight -= 1
 
-    async def _charge(self, request: ChargeRequest) -> Outcome:
+    async def _send(self, request: AcquirerRequest) -> Outcome:
         say = self._next(self._charges)
         await Pause()
         if say is Say.NOT_SENT:
@@ -184,7 +187,8 @@ class Bank:
         await Pause()
         return self.decided[request.attempt_id] if say in (Say.APPROVE, Say.DECLINE) else Unknown("silence")
 
-    async def find(self, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
+    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
+        assert (kind, amount) == (Kind.CHARGE, self._store.now().amount)
         self.asked.append(attempt_id)
         say = self._next(self._questions)
         await Pause()
@@ -198,7 +202,7 @@ class Bank:
             case _:
                 return Unknown("silence")
 
-    def _decide(self, request: ChargeRequest, say: Say) -> None:
+    def _decide(self, request: AcquirerRequest, say: Say) -> None:
         if request.attempt_id in self.decided:
             return
         if say in (Say.APPROVE, Say.TAKE_SILENTLY):
@@ -221,6 +225,18 @@ class Script(NamedTuple):
 APPROVES = Script((Say.APPROVE,))
 
 
+class Outcomes(SuccessRate):
+    """Whether each payment that ended was completed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bool] = []
+
+    def count(self, completed: bool) -> None:
+        self.seen.append(completed)
+        super().count(completed)
+
+
 class World:
     """One accepted payment, a worker, an acquirer, and a clock."""
 
@@ -228,8 +244,9 @@ class World:
         self.clock = FakeClock()
         self.store = MemoryStore()
         self.bank = Bank(self.store, *script.charges, questions=script.questions)
-        self.outcomes: list[bool] = []
-        self._instruments = instruments
+        rate = Outcomes()
+        self.outcomes = rate.seen
+        self._observer = PaymentObserver(instruments, rate)
         self._tokens = 0
         payment = a_payment()
         job = self.store.add(payment, a_sealer().seal(payment.id, a_card()))
@@ -238,14 +255,14 @@ class World:
 
     def charging(self, bank: Bank | None = None, clock: Callable[[], int] | None = None) -> Charging:
         """A worker's hands, as after a restart."""
+        bank = bank or self.bank
         return Charging(
             self.store,
-            bank or self.bank,
+            Acquirers({bank.name: bank}, {"credit_card": [bank.name]}),
             a_sealer(),
-            self._instruments,
+            self._observer,
             clock or self.clock,
             lease_s=LEASE_S,
-            on_outcome=self.outcomes.append,
             new_token=self._token,
         )
 
@@ -286,7 +303,8 @@ class World:
     def check(self) -> None:
         """All that must be true of a payment that has ended, whatever happened on the way."""
         payment, store, bank = self.payment, self.store, self.bank
-        assert payment.ended and not store.jobs and not store.due and not store.unknown and not store.sealed
+        assert payment.ended and payment.at_rest
+        assert not store.jobs and not store.due and not store.unknown and not store.sealed
         assert len(bank.effects) <= 1, "charged twice"
         completed = payment.status is Status.COMPLETED
         assert completed is bool(bank.effects), "the record and the acquirer disagree"
@@ -307,6 +325,7 @@ class World:
         for request, intent in zip(self.bank.requests, self.bank.intents, strict=True):
             assert attempt_id(intent) == request.attempt_id
             assert request.payment_id == PAYMENT_ID and request.amount == intent.amount
+            assert request.kind is Kind.CHARGE and request.transaction_id == ""
 
     def intents_were_sending(self) -> bool:
         """Whether every charge found its intent written and unanswered."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.cards import Card, Cvv, Pan
 from engine.ids import PaymentId
 from engine.money import Money
-from engine.payment import Failure, Method, Payment
+from engine.payment import Failure, Method, Operation, Payment
 from engine.sealing import AesGcmSealer
 
 NOW_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -47,6 +47,26 @@ def a_payment(payment_id: PaymentId = PAYMENT_ID, minor: int = 7548, currency: s
         request_id="req-1",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
+
+
+def next_operation(payment: Payment) -> Operation:
+    """What is to be done next; there must be something."""
+    operation = payment.operation
+    assert operation is not None
+    return operation
+
+
+def begun(
+    payment: Payment | None = None,
+    acquirer: str = "bank",
+    *,
+    now_ms: int = NOW_MS,
+    lease_ms: int = 20_000,
+    token: str = "",
+) -> Payment:
+    """A payment with the intent to do what is to be done next."""
+    payment = payment or a_payment()
+    return payment.begin(next_operation(payment), acquirer, now_ms=now_ms, lease_ms=lease_ms, token=token)
 
 
 def a_sealer() -> AesGcmSealer:

@@ -10,10 +10,11 @@ import pytest
 from engine import errors
 from engine.accepting import FIELDS, Accepted, AcceptPayment, Caller
 from engine.cards import WalletToken
+from engine.idempotency import Fingerprints
 from engine.money import Money
 from engine.payment import Payment
 from tests.engine.accepting_world import ORDER, OWNER, SERVICE, USER, Desk, Died, a_wish
-from tests.engine.making import DECLINED, NOW_MS, a_card
+from tests.engine.making import DECLINED, NOW_MS, PAN, a_card, begun
 
 WALLET = a_wish(WalletToken("tok_visa_4242"), "wallet")
 
@@ -34,11 +35,19 @@ async def test_the_same_key_and_request_is_the_same_payment(desk: Desk) -> None:
 async def test_a_repetition_shows_the_payment_as_it_is_now(desk: Desk) -> None:
     """Even when the order could no longer be paid, as after the payment itself."""
     payment = (await desk.accept()).payment
-    done = payment.begin("bank", now_ms=NOW_MS, lease_ms=1).fail(DECLINED, now_ms=NOW_MS)
+    done = begun(payment).fail(DECLINED, now_ms=NOW_MS)
     desk.store.payments[payment.id] = done
     desk.store.orders.clear()
     desk.change_order(status="cancelled")
     assert await desk.accept() == Accepted(done, replayed=True)
+
+
+async def test_a_key_of_the_version_before_manual_capture_still_stands_for_its_request(desk: Desk) -> None:
+    """0.1.0 kept ten hashes: a request that is repeated across the upgrade is the same one."""
+    await desk.accept()
+    (record,) = desk.store.keys.values()
+    values = ("core", ORDER, USER, "7548", "USD", "credit_card", PAN, "12", "2030", "")
+    assert record.fingerprint == Fingerprints(b"s" * 32).of(values)
 
 
 DIFFERENT: dict[str, tuple[AcceptPayment, AcceptPayment]] = {
@@ -52,6 +61,7 @@ DIFFERENT: dict[str, tuple[AcceptPayment, AcceptPayment]] = {
     "paymentMethod.expiryMonth": (a_wish(), a_wish(a_card(month=11))),
     "paymentMethod.expiryYear": (a_wish(), a_wish(a_card(year=2031))),
     "paymentMethod.token": (WALLET, a_wish(WalletToken("tok_visa_4243"), "wallet")),
+    "capture": (a_wish(), a_wish(manual=True)),
 }
 
 
@@ -211,7 +221,7 @@ async def test_a_key_whose_request_was_cut_short_is_told_to_be_claimed(desk: Des
 
 async def test_a_payment_of_the_key_is_shown_whatever_its_status(desk: Desk) -> None:
     payment = (await desk.accept()).payment
-    done = payment.begin("bank", now_ms=NOW_MS, lease_ms=1).complete("txn-1", now_ms=NOW_MS)
+    done = begun(payment).charged("txn-1", now_ms=NOW_MS)
     desk.store.payments[payment.id] = done
     found: Payment | None = (await desk.accepting.key_state(OWNER, "key-1")).payment
     assert found == done and done.order_id == ORDER and done.user_id == USER

@@ -12,10 +12,11 @@ from prometheus_client import CollectorRegistry
 from engine import context
 from engine.cards import SealedInstrument
 from engine.changes import Conflict, Job
-from engine.charging import Approved, ChargeRequest, Declined, Outcome
+from engine.charging import AcquirerRequest, Outcome
 from engine.errors import StoreUnavailable
 from engine.ids import PaymentId
-from engine.payment import Attempt, AttemptState, Failure, Payment, Status
+from engine.payment import Attempt, AttemptState, Failure, Kind, Payment, Status
+from engine.settling import Approved, Declined
 from metrics.instruments import Instruments
 from tests.engine.charging_world import LEASE_S, Bank, MemoryStore, Say, Script, World
 from tests.engine.making import CVV, DECLINED, NOW_MS, PAN, PAYMENT_ID, a_card, a_payment, a_sealer
@@ -62,7 +63,9 @@ def test_the_intent_is_written_before_the_acquirer_is_called() -> None:
     world = World()
     world.process()
     (intent,) = world.bank.intents
-    assert the_attempt(intent) == Attempt(1, "bank", AttemptState.SENDING, NOW_MS, NOW_MS + LEASE_MS, token="1")
+    assert the_attempt(intent) == Attempt(
+        1, "bank", AttemptState.SENDING, NOW_MS, NOW_MS + LEASE_MS, kind=Kind.CHARGE, minor=7548, token="1"
+    )
     assert intent.version == 2
 
 
@@ -70,7 +73,7 @@ def test_the_acquirer_is_sent_the_card_the_amount_and_the_attempt_id() -> None:
     world = World()
     world.process()
     (request,) = world.bank.requests
-    assert request == (f"{PAYMENT_ID}-a1", PAYMENT_ID, a_payment().amount, a_card())
+    assert request == (f"{PAYMENT_ID}-a1", PAYMENT_ID, Kind.CHARGE, a_payment().amount, a_card(), "")
     assert PAN not in repr(request) and CVV not in repr(request)
 
 
@@ -100,6 +103,17 @@ def test_an_attempt_that_the_acquirer_has_never_seen_is_sent_again_under_the_sam
     assert [request.attempt_id for request in world.bank.requests] == [f"{PAYMENT_ID}-a1"] * 2
     assert the_attempt(payment).state is AttemptState.APPROVED and world.intents_were_sending()
     world.check()
+
+
+def test_an_attempt_of_an_older_version_is_asked_about_with_the_payments_amount() -> None:
+    """0.1.0 wrote neither kind nor amount into an attempt; the bank here refuses a question about another amount."""
+    world = World(SILENT)
+    payment = world.process()
+    old = msgspec.structs.replace(the_attempt(payment), minor=0)
+    world.store.records[PAYMENT_ID] = msgspec.json.encode(msgspec.structs.replace(payment, attempts=(old,)))
+    world.bank = Bank(world.store)
+    world.bank.decided, world.bank.effects = {f"{PAYMENT_ID}-a1": Approved("txn-1")}, [f"{PAYMENT_ID}-a1"]
+    assert world.process_when_due().status is Status.COMPLETED
 
 
 def test_a_question_that_does_not_get_out_leaves_the_attempt_unknown() -> None:
@@ -317,9 +331,9 @@ async def test_calls_go_out_in_the_name_of_the_request_that_was_accepted() -> No
     seen: list[context.RequestContext] = []
 
     class LookingBank(Bank):
-        async def charge(self, request: ChargeRequest) -> Outcome:
+        async def send(self, request: AcquirerRequest) -> Outcome:
             seen.append(context.current())
-            return await super().charge(request)
+            return await super().send(request)
 
     world = World()
     await world.charging(LookingBank(world.store)).process(world.job)
@@ -335,10 +349,10 @@ def test_each_outcome_is_counted_once() -> None:
         world.process()
 
     def attempts(outcome: str) -> float | None:
-        labels = {"acquirer": "bank", "outcome": outcome}
+        labels = {"acquirer": "bank", "kind": "charge", "outcome": outcome}
         return instruments.registry.get_sample_value("payment_attempts_total", labels)
 
-    assert [attempts(outcome) for outcome in ("approved", "declined", "unknown", "not_sent")] == [2, 2, 1, 1]
+    assert [attempts(outcome) for outcome in ("approved", "rejected", "unknown", "not_sent")] == [2, 2, 1, 1]
     for status in ("completed", "failed"):
         assert instruments.registry.get_sample_value("payments_processed_total", {"status": status}) == 2
 
@@ -351,6 +365,6 @@ def test_one_line_is_logged_per_outcome_and_never_the_card(
     world.process()
     (line,) = log_lines
     settled = charge in (Say.APPROVE, Say.DECLINE)
-    assert line["event"] == ("payment settled" if settled else "payment has no outcome yet")
+    assert line["event"] == ("attempt settled" if settled else "attempt has no outcome yet")
     assert (line["payment_id"], line["request_id"], line["attempt"]) == (PAYMENT_ID, "req-1", 1)
     assert PAN not in repr(log_lines) and CVV not in repr(log_lines)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.ledger import Row, Transaction, capture_of, transfer
 from engine.money import Money
-from tests.engine.making import NOW_MS, a_payment
+from tests.engine.making import NOW_MS, begun
 
 ROWS = st.lists(st.builds(Row, st.sampled_from("abc"), st.sampled_from(["USD", "EUR"]), st.integers(-9, 9)), max_size=6)
 
@@ -42,7 +42,7 @@ def test_a_transfer_moves_the_amount_from_credit_to_debit(minor: int) -> None:
 
 
 def test_a_capture_is_owed_by_the_acquirer_and_owed_to_the_merchant() -> None:
-    payment = a_payment().begin("bank", now_ms=NOW_MS, lease_ms=1).complete("txn-1", now_ms=NOW_MS + 9)
+    payment = begun().charged("txn-1", now_ms=NOW_MS + 9)
     assert capture_of(payment) == Transaction(
         f"{payment.id}-capture",
         NOW_MS + 9,

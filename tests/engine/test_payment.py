@@ -10,14 +10,10 @@ import pytest
 from engine.errors import IllegalMove
 from engine.ids import PaymentId
 from engine.money import Money
-from engine.payment import MOVES, Attempt, AttemptState, Method, Payment, Status, attempt_id
-from tests.engine.making import DECLINED, NOW_MS, PAYMENT_ID, a_payment
+from engine.payment import MOVES, Attempt, AttemptState, Kind, Method, Operation, Outcome, Payment, Status, attempt_id
+from tests.engine.making import DECLINED, NOW_MS, PAYMENT_ID, a_payment, begun
 
 LEASE_MS = 20_000
-
-
-def begun(payment: Payment | None = None, acquirer: str = "bank", now_ms: int = NOW_MS) -> Payment:
-    return (payment or a_payment()).begin(acquirer, now_ms=now_ms, lease_ms=LEASE_MS)
 
 
 def test_the_json_begins_with_the_version_and_nothing_else() -> None:
@@ -45,19 +41,32 @@ def test_a_record_written_before_a_field_was_added_is_still_read() -> None:
     assert payment.method == Method("wallet") and payment.amount == Money(5, "JPY")
     assert payment.attempts == (Attempt(1, "bank", AttemptState.SENDING, 1, 2),)
     assert payment.status is Status.PROCESSING and payment.sequence == 0
+    assert payment.operation == Operation(Kind.CHARGE, 5)
+
+
+def test_a_payment_completed_before_there_were_authorizations_is_not_charged_again() -> None:
+    """0.1.0 wrote what was captured and nothing of an authorization."""
+    old = b'{"v":3,"id":"pay-x","surface":"core","order_id":"o","user_id":"u","amount":[5,"JPY"],"method":["wallet"],\
+"created_ms":1,"captured_minor":5,"ended_ms":9,"transaction_id":"txn-1",\
+"attempts":[[1,"bank","approved",1,2,9]],"sequence":1}'
+    payment = msgspec.json.decode(old, type=Payment)
+    assert payment.status is Status.COMPLETED and payment.outcome is Outcome.SUCCEEDED
+    assert payment.operation is None and payment.at_rest
+    refunding = payment.ask_refund("ref-1", 3, "broken", now_ms=10)
+    assert refunding.operation == Operation(Kind.REFUND, 3, "ref-1") and refunding.charged_by == "bank"
 
 
 @pytest.mark.parametrize("minor", [1, 10**12 - 1])
 def test_a_completed_payment_has_captured_all_of_it(minor: int) -> None:
-    done = begun(a_payment(minor=minor)).complete("txn-1", now_ms=NOW_MS + 5)
-    assert done.status is Status.COMPLETED and done.ended
+    done = begun(a_payment(minor=minor)).charged("txn-1", now_ms=NOW_MS + 5)
+    assert done.status is Status.COMPLETED and done.ended and done.at_rest
     assert (done.captured_minor, done.transaction_id, done.ended_ms) == (minor, "txn-1", NOW_MS + 5)
     assert done.attempts[-1].state is AttemptState.APPROVED and done.unsettled is None
 
 
 def test_a_failed_payment_has_captured_nothing() -> None:
     done = begun().fail(DECLINED, now_ms=NOW_MS + 5)
-    assert done.status is Status.FAILED and done.ended
+    assert done.status is Status.FAILED and done.ended and done.at_rest
     assert (done.captured_minor, done.failure, done.ended_ms) == (0, DECLINED, NOW_MS + 5)
     assert done.attempts[-1].state is AttemptState.REJECTED
 
@@ -98,22 +107,32 @@ def test_another_acquirer_is_never_tried_while_the_first_may_have_charged(state:
 
 def test_two_beginnings_in_one_millisecond_write_different_records() -> None:
     """The store takes an equal record for its own earlier try, and both workers would send."""
-    one = a_payment().begin("bank", now_ms=NOW_MS, lease_ms=LEASE_MS, token="one")
-    other = a_payment().begin("bank", now_ms=NOW_MS, lease_ms=LEASE_MS, token="other")
+    one = begun(token="one")
+    other = begun(token="other")
     assert msgspec.json.encode(one) != msgspec.json.encode(other)
 
 
-@pytest.mark.parametrize("ended", [begun().complete("txn-1", now_ms=NOW_MS), begun().fail(DECLINED, now_ms=NOW_MS)])
-def test_a_refused_move_names_the_status_and_what_is_allowed(ended: Payment) -> None:
+@pytest.mark.parametrize(
+    ("ended", "allowed"),
+    [
+        (begun().charged("txn-1", now_ms=NOW_MS), "partially_refunded, refunded"),
+        (begun().fail(DECLINED, now_ms=NOW_MS), ""),
+    ],
+)
+def test_a_refused_move_names_the_status_and_what_is_allowed(ended: Payment, allowed: str) -> None:
     with pytest.raises(IllegalMove) as refused:
-        ended.complete("txn-2", now_ms=NOW_MS)
-    assert refused.value.details == {"status": ended.status.value, "allowed": ""}
+        ended.charged("txn-2", now_ms=NOW_MS)
+    assert refused.value.details == {"status": ended.status.value, "allowed": allowed}
     assert f"a payment that is {ended.status.value} cannot become completed" in str(refused.value)
 
 
 def test_every_status_has_its_row_in_the_table_of_moves_and_ends_have_none() -> None:
     assert set(MOVES) == set(Status)
-    assert [status for status, ways in MOVES.items() if not ways] == [Status.COMPLETED, Status.FAILED]
+    assert [status for status, ways in MOVES.items() if not ways] == [
+        Status.FAILED,
+        Status.CANCELLED,
+        Status.REFUNDED,
+    ]
 
 
 def test_there_is_no_attempt_id_before_the_first_attempt() -> None:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.errors import IllegalMove
-from engine.payment import AttemptState, Failure, Payment, Status, attempt_id
-from tests.engine.making import NOW_MS, PAYMENT_ID, a_payment
+from engine.payment import AttemptState, Failure, Kind, Operation, Payment, Status, attempt_id
+from tests.engine.making import NOW_MS, PAYMENT_ID, a_payment, next_operation
 
 OPEN = st.sampled_from([AttemptState.NOT_SENT, AttemptState.UNKNOWN])
 ACQUIRERS = st.sampled_from(["bank", "other bank"])
+CHARGE = Operation(Kind.CHARGE, a_payment().amount.minor)
 FAILURES = st.builds(Failure, st.text(max_size=5), st.text(max_size=5), st.text(max_size=9))
 
 
@@ -40,17 +41,25 @@ class PaymentMachine(RuleBasedStateMachine):
     def begin(self, acquirer: str, lease_ms: int) -> None:
         last = self.attempts[-1] if self.attempts else None
         if self.status != "processing":
-            self.refused(lambda: self.payment.begin(acquirer, now_ms=self.now_ms, lease_ms=lease_ms))
+            assert self.payment.operation is None
+            self.refused(lambda: self.payment.begin(CHARGE, acquirer, now_ms=self.now_ms, lease_ms=lease_ms))
             return
+        operation = next_operation(self.payment)
+        assert operation == CHARGE
         if last and last[1] != acquirer and self.may_have_charged:
             with pytest.raises(AssertionError):
-                self.payment.begin(acquirer, now_ms=self.now_ms, lease_ms=lease_ms)
+                self.payment.begin(operation, acquirer, now_ms=self.now_ms, lease_ms=lease_ms)
             return
         self.now_ms += 1
-        self.payment = self.payment.begin(acquirer, now_ms=self.now_ms, lease_ms=lease_ms)
+        self.payment = self.payment.begin(operation, acquirer, now_ms=self.now_ms, lease_ms=lease_ms)
         self.version += 1
-        if last and last[1] == acquirer:
-            last[2] = "sending"
+        again = [attempt for attempt in self.attempts if attempt[1] == acquirer and attempt[2] != "rejected"]
+        if again:
+            (attempt_again,) = again
+            attempt_again[2] = "sending"
+            self.attempts.remove(attempt_again)
+            self.attempts.append(attempt_again)
+            assert attempt_id(self.payment) == self.ids[attempt_again[0] - 1]
         else:
             self.attempts.append([len(self.attempts) + 1, acquirer, "sending", 0])
             self.ids.append(attempt_id(self.payment))
@@ -69,12 +78,24 @@ class PaymentMachine(RuleBasedStateMachine):
         self.attempts[-1][3] += 1
 
     @precondition(lambda self: self.attempts)
-    @rule(transaction_id=st.text(min_size=1, max_size=5))
-    def complete(self, transaction_id: str) -> None:
+    @rule(state=st.sampled_from([AttemptState.NOT_SENT, AttemptState.REJECTED]))
+    def passed_over(self, state: AttemptState) -> None:
         if self.status != "processing":
-            self.refused(lambda: self.payment.complete(transaction_id, now_ms=self.now_ms))
+            self.refused(lambda: self.payment.passed_over(state, now_ms=self.now_ms))
             return
-        self.payment = self.payment.complete(transaction_id, now_ms=self.now_ms)
+        if self.attempts[-1][2] == "rejected":
+            return
+        self.payment = self.payment.passed_over(state, now_ms=self.now_ms)
+        self.version += 1
+        self.attempts[-1][2] = state.value
+
+    @precondition(lambda self: self.attempts)
+    @rule(transaction_id=st.text(min_size=1, max_size=5))
+    def charged(self, transaction_id: str) -> None:
+        if self.status != "processing":
+            self.refused(lambda: self.payment.charged(transaction_id, now_ms=self.now_ms))
+            return
+        self.payment = self.payment.charged(transaction_id, now_ms=self.now_ms)
         self.ended("completed", "approved")
 
     @precondition(lambda self: self.attempts)
@@ -103,11 +124,13 @@ class PaymentMachine(RuleBasedStateMachine):
         found = [[attempt.number, attempt.acquirer, attempt.state.value, attempt.asked] for attempt in payment.attempts]
         assert found == self.attempts
         assert (payment.unsettled is not None) is self.may_have_charged
+        assert (payment.operation is None) is payment.at_rest is payment.ended is (self.status != "processing")
         assert payment.captured_minor == (payment.amount.minor if self.status == "completed" else 0)
 
     @invariant()
     def an_attempt_keeps_its_id(self) -> None:
         assert self.ids == [f"{PAYMENT_ID}-a{number + 1}" for number in range(len(self.attempts))]
+        assert sorted(attempt[0] for attempt in self.attempts) == list(range(1, len(self.attempts) + 1))
 
     @invariant()
     def an_end_is_kept(self) -> None:

@@ -26,14 +26,17 @@ import resilience
 from engine import errors
 from engine.accepting import Accepted, Accepting, AcceptPayment, Caller, KeyState
 from engine.cards import Card
+from engine.changing import Asked, Changing, Refunded
 from engine.context import RequestContext
 from engine.errors import EngineError
 from engine.ids import PaymentId, is_payment_id
 from engine.money import Money
-from engine.payment import Failure, Method, Payment
+from engine.payment import Failure, Method, Payment, Refund, RefundState, Status
 from handlers.auth import Authenticator, AuthSettings
 from handlers.core_api import ERRORS, CoreApi
+from handlers.core_changes import CoreChanges
 from handlers.core_types import CreatePayment
+from handlers.core_waiting import OutcomeWaiting
 from handlers.http import BODY_BYTES_MAX, Edge, reply
 from handlers.openapi import openapi_document
 from handlers.ops import Ops
@@ -54,10 +57,45 @@ PAYMENT = Payment(
     method=Method("credit_card", "visa", "4242"),
     created_ms=1_778_051_289_123,
 )
-COMPLETED = PAYMENT.begin("bank", now_ms=1, lease_ms=1).complete("txn-1", now_ms=PAYMENT.created_ms + 40)
-FAILED = PAYMENT.begin("bank", now_ms=1, lease_ms=1).fail(
-    Failure("PAY_002", "INSUFFICIENT_FUNDS", "not enough money"), now_ms=PAYMENT.created_ms + 40
+REFUND = Refund("ref-01kqxw3v5n8t2r7d9m4c6b1hzj", 2000, "Order cancelled", RefundState.PENDING, PAYMENT.created_ms + 50)
+
+
+def begun(payment: Payment) -> Payment:
+    """With the intent to do what is next."""
+    operation = payment.operation
+    assert operation is not None
+    return payment.begin(operation, "bank", now_ms=1, lease_ms=1)
+
+
+LATER_MS = PAYMENT.created_ms + 40
+REFUSED = Failure("PAY_002", "INSUFFICIENT_FUNDS", "not enough money")
+COMPLETED = begun(PAYMENT).charged("txn-1", now_ms=LATER_MS)
+FAILED = begun(PAYMENT).fail(REFUSED, now_ms=LATER_MS)
+AUTHORIZED = begun(msgspec.structs.replace(PAYMENT, manual=True)).authorized(
+    "txn-1", now_ms=LATER_MS, until_ms=LATER_MS + 9
 )
+CAPTURED_IN_PART = begun(AUTHORIZED.ask_capture(5000)).captured(now_ms=LATER_MS)
+CANCELLED = begun(AUTHORIZED.ask_cancel("Out of stock")).voided(now_ms=LATER_MS)
+REFUNDING = COMPLETED.ask_refund(REFUND.id, REFUND.minor, REFUND.reason, now_ms=REFUND.created_ms)
+REFUNDED_IN_PART = begun(REFUNDING).refund_ended("txn-2", None, now_ms=LATER_MS)
+REFUND_FAILED = begun(REFUNDING).refund_ended("", REFUSED, now_ms=LATER_MS)
+REFUNDED = begun(COMPLETED.ask_refund(REFUND.id, 7548, "all", now_ms=LATER_MS)).refund_ended(
+    "txn-2", None, now_ms=LATER_MS
+)
+STORIES = {
+    "processing": PAYMENT,
+    "sending": begun(PAYMENT),
+    "completed": COMPLETED,
+    "failed": FAILED,
+    "authorized": AUTHORIZED,
+    "capturing": AUTHORIZED.ask_capture(5000),
+    "captured in part": CAPTURED_IN_PART,
+    "cancelled": CANCELLED,
+    "refunding": REFUNDING,
+    "partially refunded": REFUNDED_IN_PART,
+    "refund failed": REFUND_FAILED,
+    "refunded": REFUNDED,
+}
 
 
 class FakeEngine:
@@ -83,6 +121,22 @@ class FakeEngine:
 
     async def events_of(self, payment_id: PaymentId) -> list[bytes]:
         return [b'{"event_type": "payment_completed"}']
+
+    async def refund(
+        self, payment_id: str, caller: Caller, *, amount: str | None, reason: str | None, key: str | None
+    ) -> Refunded:
+        payment = self._answer()
+        return Refunded(payment, payment.refund(REFUND.id) or REFUND, self._replayed)
+
+    async def find_refund(self, payment_id: str, refund_id: str, caller: Caller) -> Refunded:
+        payment = self._answer()
+        return Refunded(payment, payment.refund(REFUND.id) or REFUND, replayed=False)
+
+    async def capture(self, payment_id: str, caller: Caller, *, amount: str | None, key: str | None) -> Asked:
+        return Asked(self._answer(), self._replayed)
+
+    async def cancel(self, payment_id: str, caller: Caller, *, reason: str | None, key: str | None) -> Asked:
+        return Asked(self._answer(), self._replayed)
 
     def _answer(self) -> Payment:
         if self._refusal is not None:
@@ -126,7 +180,10 @@ class FakeReadiness:
 def core_api(fake: FakeEngine | None = None, *, mode: str = "none") -> CoreApi:
     fake = fake or FakeEngine()
     settings = msgspec.convert({"mode": mode, "secret": SECRET}, AuthSettings)
-    return CoreApi(cast(Accepting, fake), fake, FakeBreakers(), Authenticator(settings))
+    auth = Authenticator(settings)
+    waiting = OutcomeWaiting(cast(Accepting, fake), wait_max_s=1, waiters_max=10)
+    changes = CoreChanges(cast(Changing, fake), waiting, auth)
+    return CoreApi(cast(Accepting, fake), fake, FakeBreakers(), auth, waiting, changes)
 
 
 def all_routes(api: CoreApi, *, ready: bool = True) -> list[Route]:
@@ -155,9 +212,12 @@ async def serving(api: CoreApi, *, ready: bool = True) -> AsyncIterator[Client]:
 
 async def ask(client: Client, method: str, path: str) -> aiohttp.ClientResponse:
     """Send a good request to a route."""
-    for name in ("payment_id", "user_id", "key"):
-        path = path.replace(f"{{{name}}}", PAYMENT.id if name == "payment_id" else "someone")
-    return await client.request(method, path, json=BODY if method == "POST" else None)
+    content = DOCUMENT["paths"][path][method.lower()].get("requestBody", {}).get("content", {})
+    body = content["application/json"].get("example", {}) if content else None
+    ids = {"payment_id": PAYMENT.id, "refund_id": REFUND.id}
+    for name in ("payment_id", "refund_id", "user_id", "key"):
+        path = path.replace(f"{{{name}}}", ids.get(name, "someone"))
+    return await client.request(method, path, json=body)
 
 
 async def assert_documented(response: aiohttp.ClientResponse, method: str, path: str) -> Any:
@@ -208,6 +268,8 @@ def codes(method: str, path: str) -> dict[int, list[str]]:
 
 def refusal_of(kind: type[EngineError]) -> EngineError:
     """An error of this kind, with what its constructor asks for."""
+    if kind is errors.IllegalMove:
+        return errors.IllegalMove("completed", "authorized", ("refunded",))
     return kind("no", field="paymentMethod") if kind is errors.PaymentMethodRefused else kind("no")
 
 
@@ -257,10 +319,13 @@ def test_operation_ids_are_unique_and_tags_are_declared() -> None:
     assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in DOCUMENT["tags"]}
 
 
-def test_an_operation_with_a_body_requires_it() -> None:
+def test_an_operation_with_a_body_requires_it_unless_every_field_has_a_default() -> None:
     for route in core_api().routes():
         operation = DOCUMENT["paths"][route.path][route.method.lower()]
-        assert operation.get("requestBody", {}).get("required", False) is (route.body is not None)
+        assert ("requestBody" in operation) is (route.body is not None)
+        if route.body is not None:
+            needs = any(field.required for field in msgspec.structs.fields(route.body))
+            assert operation["requestBody"]["required"] is route.body_required is needs
 
 
 def test_path_parameters_are_those_of_the_path() -> None:
@@ -322,12 +387,39 @@ def test_every_refusal_of_the_create_operation_stands_under_its_status() -> None
     }  # fmt: skip
 
 
+def test_every_refusal_of_a_change_stands_under_its_status() -> None:
+    common = {
+        400: ["INVALID_IDEMPOTENCY_KEY", "INVALID_JSON"],
+        401: ["UNAUTHORIZED"],
+        404: ["PAYMENT_NOT_FOUND"],
+        408: ["REQUEST_TIMEOUT"],
+        413: ["BODY_TOO_LARGE"],
+        415: ["UNSUPPORTED_MEDIA_TYPE"],
+        500: ["INTERNAL"],
+        503: ["OVERLOADED", "STORE_UNAVAILABLE"],
+    }
+    used, bad = "IDEMPOTENCY_KEY_REUSED", "INVALID_REQUEST"
+    assert codes("post", "/api/payments/{payment_id}/refund") == {
+        **common, 409: ["PAY_004"], 422: [used, "INVALID_AMOUNT", bad, "PAY_004"],
+    }  # fmt: skip
+    assert codes("post", "/api/payments/{payment_id}/capture") == {
+        **common, 409: ["ILLEGAL_MOVE"], 422: [used, "INVALID_AMOUNT", bad],
+    }  # fmt: skip
+    assert codes("post", "/api/payments/{payment_id}/cancel") == {
+        **common, 409: ["ILLEGAL_MOVE"], 422: [used, bad],
+    }  # fmt: skip
+
+
 def test_an_operation_gives_only_the_refusals_of_its_kind() -> None:
     lookup = {404: ["PAYMENT_NOT_FOUND"], 500: ["INTERNAL"], 503: ["OVERLOADED", "STORE_UNAVAILABLE"]}
 
     assert codes("get", "/api/payments/{payment_id}") == {401: ["UNAUTHORIZED"], **lookup}
     assert codes("get", "/api/payments/user/{user_id}") == {
         401: ["UNAUTHORIZED"], 422: ["INVALID_REQUEST"], **lookup,
+    }  # fmt: skip
+    assert codes("get", "/api/payments/{payment_id}/refunds") == {401: ["UNAUTHORIZED"], **lookup}
+    assert codes("get", "/api/payments/{payment_id}/refunds/{refund_id}") == {
+        401: ["UNAUTHORIZED"], **lookup, 404: ["PAYMENT_NOT_FOUND", "REFUND_NOT_FOUND"],
     }  # fmt: skip
     assert codes("get", "/health") == {500: ["INTERNAL"]}
 
@@ -481,23 +573,57 @@ async def test_a_breakdown_is_answered_as_documented() -> None:
     assert (response.status, body["error"]["code"]) == (500, "INTERNAL")
 
 
-@pytest.mark.parametrize("payment", [PAYMENT, COMPLETED, FAILED], ids=lambda payment: str(payment.status))
+MAKES = ("/api/payments", "/api/payments/{payment_id}/refund")
+
+
+@pytest.mark.parametrize("payment", STORIES.values(), ids=STORIES)
 async def test_every_operation_answers_as_documented(payment: Payment) -> None:
+    changed = 200 if payment.operation is None else 202
     async with serving(core_api(FakeEngine(payment))) as client:
         for route in all_routes(core_api()):
             response = await ask(client, route.method, route.path)
-            assert response.status == (201 if route.method == "POST" else 200)
+            answered = 200 if route.method == "GET" else 201 if route.path in MAKES else changed
+            assert response.status == answered
             await assert_documented(response, route.method, route.path)
 
 
-async def test_a_replayed_and_awaited_payment_carries_the_documented_headers() -> None:
-    async with serving(core_api(FakeEngine(COMPLETED, replayed=True))) as client:
-        headers = {"Idempotency-Key": "k", "Prefer": "wait=1"}
-        response = await client.post("/api/payments", json=BODY, headers=headers)
+def test_every_status_is_among_the_answers_that_are_tried() -> None:
+    assert {payment.status for payment in STORIES.values()} == set(Status)
 
-        await assert_documented(response, "post", "/api/payments")
+
+async def test_a_body_that_is_not_required_may_be_left_out() -> None:
+    left_out = [route for route in core_api().routes() if route.body is not None and not route.body_required]
+    assert len(left_out) == 3
+    async with serving(core_api(FakeEngine(COMPLETED))) as client:
+        for route in left_out:
+            response = await client.post(route.path.replace("{payment_id}", PAYMENT.id))
+            assert response.status in (200, 201)
+            await assert_documented(response, route.method, route.path)
+
+
+@pytest.mark.parametrize("path", MAKES)
+async def test_a_replayed_and_awaited_payment_carries_the_documented_headers(path: str) -> None:
+    async with serving(core_api(FakeEngine(REFUNDED_IN_PART, replayed=True))) as client:
+        headers = {"Idempotency-Key": "k", "Prefer": "wait=1"}
+        body = BODY if path == MAKES[0] else {}
+        response = await client.post(path.replace("{payment_id}", PAYMENT.id), json=body, headers=headers)
+
+        await assert_documented(response, "post", path)
 
     assert {"Location", "Idempotent-Replayed", "Preference-Applied"} <= set(response.headers)
+
+
+@pytest.mark.parametrize("payment", [COMPLETED, REFUNDING], ids=["done", "under way"])
+@pytest.mark.parametrize("what", ["capture", "cancel"])
+async def test_a_replayed_and_awaited_change_carries_the_documented_headers(what: str, payment: Payment) -> None:
+    path = f"/api/payments/{{payment_id}}/{what}"
+    async with serving(core_api(FakeEngine(payment, replayed=True))) as client:
+        headers = {"Idempotency-Key": "k", "Prefer": "wait=1"}
+        response = await client.post(path.replace("{payment_id}", PAYMENT.id), json={}, headers=headers)
+
+        await assert_documented(response, "post", path)
+
+    assert {"Idempotent-Replayed", "Preference-Applied"} <= set(response.headers)
 
 
 async def test_a_process_that_is_not_ready_says_so_as_documented() -> None:

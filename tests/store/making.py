@@ -9,7 +9,7 @@ import msgspec
 
 from engine.cards import SealedInstrument
 from engine.changes import Change
-from engine.events import PaymentEvent, event_hash, outcome_event
+from engine.events import COMPLETED, FAILED, PaymentEvent, event_hash, with_event
 from engine.ids import PaymentId, PaymentIds, shard_of
 from engine.ledger import capture_of
 from engine.money import Money
@@ -48,19 +48,21 @@ def order_in(shard: int, shards: int = 16) -> str:
 
 def sending(payment: Payment, *, at_ms: int = NOW, token: str = "") -> Payment:
     """The intent to charge."""
-    return payment.begin("card", now_ms=at_ms, lease_ms=LEASE_MS, token=token)
+    operation = payment.operation
+    assert operation is not None
+    return payment.begin(operation, "card", now_ms=at_ms, lease_ms=LEASE_MS, token=token)
 
 
 def completed(payment: Payment, transaction_id: str = "tx-1", *, at_ms: int = NOW) -> Change:
     """The acquirer took the money."""
-    ended, event = outcome_event(payment.complete(transaction_id, now_ms=at_ms))
+    ended, event = with_event(payment.charged(transaction_id, now_ms=at_ms), COMPLETED)
     return Change(ended, None, transactions=(capture_of(ended),), events=(event,), forget_instrument=True)
 
 
 def failed(payment: Payment, *, at_ms: int = NOW) -> Change:
     """The acquirer said no."""
     failure = Failure("PAY_002", "INSUFFICIENT_FUNDS", "Insufficient funds")
-    ended, event = outcome_event(payment.fail(failure, now_ms=at_ms))
+    ended, event = with_event(payment.fail(failure, now_ms=at_ms), FAILED)
     return Change(ended, None, events=(event,), forget_instrument=True, release_order=True)
 
 

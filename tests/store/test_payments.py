@@ -443,6 +443,70 @@ async def test_a_payment_that_has_ended_is_not_put_off(store: Dataset) -> None:
     assert await store.ask("ZCARD", _shard(store, intent).due) == 0
 
 
+# Asking for something
+
+
+def _refund(payment: Payment, refund_id: str, minor: int = 1000) -> Change:
+    return Change(payment.ask_refund(refund_id, minor, "broken", now_ms=NOW), NOW + 120_000)
+
+
+async def _paid(store: Dataset, payment: Payment | None = None) -> Payment:
+    """A completed payment whose job is done."""
+    intent = await _begun(store, payment)
+    change = completed(intent)
+    assert await store.payments().apply(change, await _taken_job(store, intent)) is None
+    return change.payment
+
+
+async def test_what_is_asked_for_is_written_with_its_job_and_its_time(store: Dataset) -> None:
+    paid = await _paid(store)
+    change = _refund(paid, "ref-1")
+    assert await store.payments().apply_and_enqueue(change) is None
+    assert await store.payments().get(paid.id) == change.payment
+    assert float(await store.ask("ZSCORE", _shard(store, paid).due, paid.id)) == NOW + 120_000
+    (job,) = await store.jobs("w").read(10)
+    assert (job.payment_id, job.hint) == (paid.id, change.payment)
+
+
+async def test_asking_is_recognised_as_its_own_when_it_is_repeated(store: Dataset) -> None:
+    change = _refund(await _paid(store), "ref-1")
+    assert await store.payments().apply_and_enqueue(change) is None
+    before = await store.dump()
+    assert await store.payments().apply_and_enqueue(change) is None
+    assert await store.dump() == before
+
+
+async def test_fifty_racing_wishes_of_one_version_have_one_winner_and_one_job(processes: list[Dataset]) -> None:
+    store, paid = processes[0], await _paid(processes[0])
+    changes = [_refund(paid, f"ref-{number}", number + 1) for number in range(RACERS)]
+    answers = await asyncio.gather(
+        *(processes[number % PROCESSES].payments().apply_and_enqueue(each) for number, each in enumerate(changes))
+    )
+    (winner,) = (change for change, answer in zip(changes, answers, strict=True) if answer is None)
+    assert [answer for answer in answers if answer is not None] == [Conflict(winner.payment)] * (RACERS - 1)
+    assert await store.payments().get(paid.id) == winner.payment
+    assert await store.ask("XLEN", _shard(store, paid).jobs) == 1
+
+
+async def test_asking_of_a_payment_that_is_not_there_writes_nothing(store: Dataset) -> None:
+    change = _refund(completed(sending(accepted())).payment, "ref-1")
+    assert await store.payments().apply_and_enqueue(change) == Conflict(None)
+    assert await store.dump() == {}
+
+
+@pytest.mark.parametrize("bound", ["jobs", "outbox"])
+async def test_a_full_queue_refuses_what_is_asked_for_and_writes_nothing(store: Dataset, bound: str) -> None:
+    paid = await _paid(store, accepted(order_in(3)))
+    if bound == "jobs":
+        await _created(store, accepted(order_in(3)))
+    payments = store.payments(**{f"{bound}_max": 16})
+    before = await store.dump()
+    with pytest.raises(Overloaded) as refused:
+        await payments.apply_and_enqueue(_refund(paid, "ref-1"))
+    assert refused.value.bound == bound
+    assert await store.dump() == before
+
+
 # Lost answers
 
 

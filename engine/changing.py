@@ -1,0 +1,166 @@
+"""Changing a payment that was accepted: refund, capture, cancel.
+
+A request is a compare-and-set of the payment's record, so of two racing ones the second decides anew on what the
+first has made. What is asked for is then done by the workers, like a charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+from engine.accepting import Caller
+from engine.changes import Change, Conflict
+from engine.errors import AmountRefused, KeyReused, Overloaded, PaymentNotFound, RefundNotFound
+from engine.idempotency import Fingerprints, KeyRecord, first_difference
+from engine.ids import Clock, PaymentId
+from engine.money import parse_amount
+from engine.payment import Payment, Refund
+
+_CONFLICTS_MAX: Final = 64
+"""Fifty racing refunds of one payment conflict at most fifty times."""
+
+_REASON_DEFAULT: Final = "requested_by_customer"
+_FIELDS: Final = ("route", "paymentId", "amount", "reason")
+
+
+class ChangeStore(Protocol):
+    """Where payments and idempotency keys live."""
+
+    async def get(self, payment_id: PaymentId) -> Payment | None: ...
+    async def apply_and_enqueue(self, change: Change) -> Conflict | None: ...
+    async def key(self, digest: str) -> KeyRecord | None: ...
+    async def claim_key(self, digest: str, record: KeyRecord) -> KeyRecord: ...
+
+
+class Asked(NamedTuple):
+    """The payment as it stands now, and whether this is the answer to a repeated request."""
+
+    payment: Payment
+    replayed: bool
+
+
+class Refunded(NamedTuple):
+    """A refund of a payment, and whether this is the answer to a repeated request."""
+
+    payment: Payment
+    refund: Refund
+    replayed: bool
+
+
+class Changing:
+    """Takes requests to change payments; after one has returned, it is done or refused, whatever dies."""
+
+    def __init__(
+        self,
+        store: ChangeStore,
+        fingerprints: Fingerprints,
+        new_refund_id: Callable[[], str],
+        clock: Clock,
+        admit: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._fingerprints = fingerprints
+        self._new_refund_id = new_refund_id
+        self._clock = clock
+        self._admit = admit
+
+    async def refund(
+        self, payment_id: str, caller: Caller, *, amount: str | None, reason: str | None, key: str | None
+    ) -> Refunded:
+        """Give back `amount` (a JSON number's text), or all that is left.
+
+        Raises `PaymentNotFound`, `AmountRefused`, `RefundRefused`, `KeyReused`.
+        """
+        payment = await self._mine(payment_id, caller)
+        minor = None if amount is None else parse_amount(amount, payment.amount.currency).minor
+        record, replayed = await self._claim(
+            caller, key, payment, ("refund", payment.id, "" if minor is None else str(minor), reason or "")
+        )
+        refund_id = record.subject if record else self._new_refund_id()
+
+        def ask(current: Payment) -> Payment | None:
+            if current.refund(refund_id) is not None:
+                return None  # an earlier try has asked already
+            wanted = current.refundable_minor if minor is None else minor
+            return current.ask_refund(refund_id, wanted, reason or _REASON_DEFAULT, now_ms=self._clock())
+
+        payment = await self._ask(payment, ask)
+        refund = payment.refund(refund_id)
+        assert refund is not None, "it was written, or had been"
+        return Refunded(payment, refund, replayed)
+
+    async def capture(self, payment_id: str, caller: Caller, *, amount: str | None, key: str | None) -> Asked:
+        """Take `amount` (a JSON number's text) of an authorized payment, or all of it; the rest is released.
+
+        Raises `PaymentNotFound`, `AmountRefused`, `IllegalMove`, `KeyReused`.
+        """
+        payment = await self._mine(payment_id, caller)
+        minor = payment.amount.minor if amount is None else parse_amount(amount, payment.amount.currency).minor
+        if minor > payment.amount.minor:
+            raise AmountRefused("more than is authorized")
+        record, replayed = await self._claim(caller, key, payment, ("capture", payment.id, str(minor), ""))
+        asked_by = record.subject if record else self._new_refund_id()
+
+        def ask(current: Payment) -> Payment | None:
+            # Asked already by this very request, whatever the acquirer has made of it since.
+            return None if current.asked_by == asked_by else current.ask_capture(minor, asked_by)
+
+        return Asked(await self._ask(payment, ask), replayed)
+
+    async def cancel(self, payment_id: str, caller: Caller, *, reason: str | None, key: str | None) -> Asked:
+        """Release an authorized payment. Raises `PaymentNotFound`, `IllegalMove`, `KeyReused`."""
+        payment = await self._mine(payment_id, caller)
+        reason = reason or _REASON_DEFAULT
+        record, replayed = await self._claim(caller, key, payment, ("cancel", payment.id, "", reason))
+        asked_by = record.subject if record else self._new_refund_id()
+
+        def ask(current: Payment) -> Payment | None:
+            return None if current.asked_by == asked_by else current.ask_cancel(reason, asked_by)
+
+        return Asked(await self._ask(payment, ask), replayed)
+
+    async def find(self, payment_id: str, caller: Caller) -> Payment:
+        """The caller's payment. Raises `PaymentNotFound`."""
+        return await self._mine(payment_id, caller)
+
+    async def find_refund(self, payment_id: str, refund_id: str, caller: Caller) -> Refunded:
+        """A refund of the caller's payment. Raises `PaymentNotFound` or `RefundNotFound`."""
+        payment = await self._mine(payment_id, caller)
+        refund = payment.refund(refund_id)
+        if refund is None:
+            raise RefundNotFound("refund not found")
+        return Refunded(payment, refund, replayed=False)
+
+    async def _mine(self, payment_id: str, caller: Caller) -> Payment:
+        payment = await self._store.get(PaymentId(payment_id))
+        if payment is None or not caller.may_act_for(payment.user_id):
+            raise PaymentNotFound("payment not found")
+        return payment
+
+    async def _claim(
+        self, caller: Caller, key: str | None, payment: Payment, values: tuple[str, ...]
+    ) -> tuple[KeyRecord | None, bool]:
+        """The record of the key, and whether it was there before. Raises `KeyReused`."""
+        if key is None:
+            return None, False
+        digest = self._fingerprints.key_digest(caller.subject, key)
+        ours = KeyRecord(payment.id, self._fingerprints.of(values), self._clock(), self._new_refund_id())
+        record = await self._store.key(digest) or await self._store.claim_key(digest, ours)
+        if field := first_difference(_FIELDS, ours.fingerprint, record.fingerprint):
+            raise KeyReused(field)
+        return record, record != ours
+
+    async def _ask(self, payment: Payment, ask: Callable[[Payment], Payment | None]) -> Payment:
+        self._admit()
+        for _ in range(_CONFLICTS_MAX):
+            asked = ask(payment)
+            if asked is None:
+                return payment
+            conflict = await self._store.apply_and_enqueue(Change(asked, due_ms=self._clock() + 120_000))
+            if conflict is None:
+                return asked
+            if conflict.current is None:
+                raise PaymentNotFound("payment not found")
+            payment = conflict.current
+        raise Overloaded("changes of one payment")

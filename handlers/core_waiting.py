@@ -1,0 +1,61 @@
+"""`Prefer: wait=N` (RFC 7240): answer when the outcome is there, or when the time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from aiohttp import web
+
+from engine.accepting import Accepting, Caller
+from engine.errors import TryLater
+from engine.payment import Payment
+
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,4})(?:$|[,;\s])", re.IGNORECASE)
+_POLL_FIRST_S: Final = 0.01
+_POLL_MAX_S: Final = 0.2
+
+
+class Waited(NamedTuple):
+    """The payment as last seen, and the headers that say whether the preference was honoured."""
+
+    payment: Payment
+    headers: dict[str, str]
+
+
+class OutcomeWaiting:
+    """Looks at a payment until it is as wanted. At most `waiters_max` at once; beyond it nobody waits."""
+
+    def __init__(self, accepting: Accepting, *, wait_max_s: int, waiters_max: int) -> None:
+        self._accepting = accepting
+        self._wait_max_s = wait_max_s
+        self._places = waiters_max
+
+    async def until(
+        self, done: Callable[[Payment], bool], payment: Payment, caller: Caller, request: web.Request
+    ) -> Waited:
+        """Wait as long as the request prefers, `wait_max_s` at most."""
+        wanted = _WAIT.search(",".join(request.headers.getall("Prefer", ())))
+        seconds = min(int(wanted.group(1)), self._wait_max_s) if wanted else 0
+        if not seconds or not self._places:
+            return Waited(payment, {})
+        self._places -= 1
+        try:
+            return Waited(await self._look(done, payment, caller, seconds), {"Preference-Applied": f"wait={seconds}"})
+        finally:
+            self._places += 1
+
+    async def _look(self, done: Callable[[Payment], bool], payment: Payment, caller: Caller, seconds: int) -> Payment:
+        loop = asyncio.get_running_loop()
+        until, pause_s = loop.time() + seconds, _POLL_FIRST_S
+        while not done(payment) and loop.time() < until:
+            await asyncio.sleep(min(pause_s, max(0.0, until - loop.time())))
+            pause_s = min(pause_s * 1.5, _POLL_MAX_S)
+            try:
+                payment = await self._accepting.find(payment.id, caller)
+            except TryLater:
+                # It is accepted; only looking failed.
+                break
+        return payment
