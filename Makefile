@@ -29,6 +29,10 @@ format: .venv/.ready-dev ## format the code and mend what the linter can
 bench: .venv/.ready-dev ## what a payment costs, against bare aiohttp (ARGS="--long" adds 200,000 payments)
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: simulate
+simulate: .venv/.ready-dev ## days of trouble on virtual time, each from one seed (SEED=1 RUNS=100)
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) --runs $(or $(RUNS),100)
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
