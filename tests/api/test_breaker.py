@@ -19,7 +19,7 @@ from tests.support import Sims, simulators
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-FAILURES_TO_OPEN, TRIALS, OPEN_S = 4, 3, 1.2
+FAILURES_TO_OPEN, TRIALS, OPEN_S = 4, 3, 1.0
 CODES = {"user_service": "USER_SERVICE_UNAVAILABLE", "order_service": "ORDER_SERVICE_UNAVAILABLE"}
 CLOSED, HALF_OPEN, OPEN = 0, 1, 2
 
@@ -147,19 +147,23 @@ async def test_the_circuit_opens_after_the_configured_failures_and_shows_it(
 
 @one_of_them
 async def test_an_open_circuit_refuses_at_once_and_nobody_is_asked(circuit: Circuit) -> None:
-    await circuit.break_it()
-    opened = time.monotonic()
-    async with circuit.service.only_listening() as knocks:
-        [first] = await circuit.pay()
-        answers = [first, *await circuit.pay(20)]
-        assert time.monotonic() - opened < OPEN_S, "the machine is too slow to tell"
-        for answer in answers:
-            circuit.refused(answer)
-            assert 1 <= int(answer.headers["Retry-After"]) <= math.ceil(OPEN_S)
-        assert knocks == []
-    assert (await circuit.status())["state"] == "open"
+    for _ in range(5):
+        await circuit.break_it()
+        opened = time.monotonic()
+        async with circuit.service.only_listening() as knocks:
+            answers = [*await circuit.pay(), *await circuit.pay(10)]
+        if time.monotonic() - opened < OPEN_S:
+            break
+        # This machine was too busy: a trial may have been due before the last of them.
+    else:
+        pytest.fail("eleven refusals never came within the time that the circuit stays open")
+    assert knocks == []
+    for answer in answers:
+        circuit.refused(answer)
+        assert 1 <= int(answer.headers["Retry-After"]) <= math.ceil(OPEN_S)
 
 
+@one_of_them
 async def test_a_half_open_circuit_lets_exactly_the_configured_trials_pass_and_closes(circuit: Circuit) -> None:
     await circuit.break_it()
     await circuit.service.start()

@@ -275,7 +275,6 @@ def test_one_setting_that_is_left_out_is_named_alone() -> None:
     [
         ("PAYMENTS__CORE__PROT", "1", "prot"),
         ("PAYMENTS__AUTH__ALGORITHMS", '["none"]', "auth.algorithms"),
-        ("PAYMENT_SERVICE_PORT", "70000", "core.port"),
         ("JWT_SEC", "short", "auth.secret"),
     ],
 )

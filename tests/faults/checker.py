@@ -25,6 +25,16 @@ DECIMALS = {"USD": 2, "EUR": 2, "JPY": 0}
 
 Row = dict[str, Any]
 
+# How the store's records name what is judged here, where a record's names are shorter than ours.
+FULL_NAMES = {
+    "order": "order_id",
+    "user": "user_id",
+    "txn": "transaction_id",
+    "captured": "captured_minor",
+    "ended": "ended_ms",
+    "hash": "last_event_hash",
+}
+
 
 class Posted(NamedTuple):
     """One `POST /api/payments`, as its client remembers it.
@@ -85,7 +95,8 @@ def read_store(client: redis.Redis, into: Evidence) -> None:
         _, kind, rest = name.split(":", 2) if name.count(":") > 1 else (*name.split(":"), "")
         match kind:
             case "payment":
-                into.payments[rest] = json.loads(value, parse_float=Decimal)
+                record = json.loads(value, parse_float=Decimal)
+                into.payments[rest] = {FULL_NAMES.get(name, name): each for name, each in record.items()}
             case "ledger":
                 into.ledger[rest] = [json.loads(each) for each in value]
             case "events":

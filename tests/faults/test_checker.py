@@ -15,7 +15,7 @@ import redis
 
 from engine.store.connect import RedisSettings
 from simulators import cards
-from tests.faults.checker import Evidence, Posted, Seen, Told, read_store, violations
+from tests.faults.checker import FULL_NAMES, Evidence, Posted, Seen, Told, read_store, violations
 from tests.faults.world import audit_findings, world
 from tests.support import RedisServer, temporary_folder
 
@@ -89,7 +89,8 @@ Spoil = Callable[[redis.Redis, Healthy], None]
 def _edit(client: redis.Redis, name: str, **changes: Any) -> None:
     raw: Any = client.get(name)
     record = json.loads(raw)
-    for field, value in changes.items():
+    stored = {full: short for short, full in FULL_NAMES.items()}
+    for field, value in ((stored.get(each, each), value) for each, value in changes.items()):
         if value is None:
             record.pop(field, None)
         else:
@@ -102,21 +103,21 @@ def _payment_gone(client: redis.Redis, healthy: Healthy) -> None:
 
 
 def _ended_is_processing_again(client: redis.Redis, healthy: Healthy) -> None:
-    _edit(client, healthy.key("payment", healthy.completed), captured_minor=None, ended_ms=None)
+    _edit(client, healthy.key("payment", healthy.completed), captured=None, ended=None)
 
 
 def _failed_is_completed(client: redis.Redis, healthy: Healthy) -> None:
     amount = healthy.evidence.payments[healthy.failed]["amount"][0]
-    _edit(client, healthy.key("payment", healthy.failed), failure=None, captured_minor=amount, transaction_id="t")
+    _edit(client, healthy.key("payment", healthy.failed), failure=None, captured=amount, txn="t")
 
 
 def _completed_is_failed(client: redis.Redis, healthy: Healthy) -> None:
     failure = ["PAY_002", "INSUFFICIENT_FUNDS", "Insufficient funds"]
-    _edit(client, healthy.key("payment", healthy.completed), failure=failure, captured_minor=None)
+    _edit(client, healthy.key("payment", healthy.completed), failure=failure, captured=None)
 
 
 def _other_amount(client: redis.Redis, healthy: Healthy) -> None:
-    _edit(client, healthy.key("payment", healthy.completed), amount=[1, "USD"], captured_minor=1)
+    _edit(client, healthy.key("payment", healthy.completed), amount=[1, "USD"], captured=1)
 
 
 def _row_off_by_one(client: redis.Redis, healthy: Healthy) -> None:
