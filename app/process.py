@@ -51,6 +51,8 @@ async def run(
         _log_report(await _fit(check))
         wire = await resources.enter_async_context(open_session(client_id=settings.kafka.client_id))
         parts = Parts(settings, roles, client, wire, check)
+        # Just checked: else the first requests would be refused until the watch has looked for itself.
+        parts.readiness.report("store")
         await _serve(parts, stop=stop, reuse_port=reuse_port)
 
 

@@ -22,7 +22,7 @@ from engine.errors import (
     UserNotFound,
 )
 from engine.idempotency import Fingerprints, KeyRecord, first_difference
-from engine.ids import Clock, PaymentId, PaymentIds
+from engine.ids import Clock, PaymentId, PaymentIds, minted_ms
 from engine.money import Money, parse_amount
 from engine.payment import Method, Payment
 
@@ -238,7 +238,8 @@ class Accepting:
             user_id=wanted.user_id,
             amount=wanted.amount,
             method=_shown(wanted),
-            created_ms=now,
+            # The id's own time: lists sort by the id, and what they show must not contradict it.
+            created_ms=minted_ms(payment_id),
             manual=wanted.manual,
             request_id=wanted.request_id,
             traceparent=wanted.traceparent,

@@ -68,6 +68,14 @@ def shard_of(text: str, shards: int) -> int:
     return crc32(text.encode()) % shards
 
 
+def minted_ms(payment_id: PaymentId) -> int:
+    """When the id was made: its first ten characters after the prefix."""
+    ms = 0
+    for character in payment_id[4:14]:
+        ms = ms * 32 + _ALPHABET.index(character)
+    return ms
+
+
 def rfc3339(ms: int) -> str:
     """A time as users see it: UTC, milliseconds, `Z`."""
     seconds, rest = divmod(ms, 1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import re
@@ -119,11 +120,21 @@ class Demo:
         pasted = [line for line in lines if line.startswith(("TOKEN=", "curl "))]
         assert len(pasted) == 3, lines
         ends_at = time.monotonic() + 30
-        while not answers(self.port):
+        while not self._ready():
             assert process.poll() is None, "the demo ended"
             assert time.monotonic() < ends_at
             time.sleep(0.05)
         return pasted
+
+    def _ready(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/ready")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
 
     def paste(self, *lines: str) -> Any:
         """What a shell prints for these lines, as JSON."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.ids import PaymentId, PaymentIds, is_payment_id, now_ms, rfc3339, shard_of, shard_of_payment
+from engine.ids import PaymentId, PaymentIds, is_payment_id, minted_ms, now_ms, rfc3339, shard_of, shard_of_payment
 from tests.engine.making import NOW_MS, FakeClock
 
 MS = st.integers(0, 2**48 - 1)
@@ -91,3 +91,10 @@ def test_the_clock_counts_milliseconds_since_1970() -> None:
 
 def test_the_shard_of_an_id_is_read_from_its_end() -> None:
     assert shard_of_payment(PaymentId("pay-01arz3ndektsv4rrffq69g5favff")) == 255
+
+
+def test_an_id_tells_when_it_was_made() -> None:
+    """Lists sort by the id and show the time: both must be the same moment."""
+    times = [0, 1, 1_795_218_117_397, 2**48 - 1]
+    ids = PaymentIds(clock=iter(times).__next__)
+    assert [minted_ms(ids.mint(7)) for _ in times] == times

@@ -28,7 +28,7 @@ async def test_sigterm_under_load_answers_what_it_took_and_leaves_nothing_undone
     async with world(folder, settings) as w:
         slow = [await w.shop.wish() for _ in range(8)]
         late = await w.shop.wish()
-        buying = asyncio.ensure_future(w.shop.load(1200, concurrency=4, keys=False))
+        buying = asyncio.ensure_future(w.shop.load(700, concurrency=2, keys=False))
         await eventually(lambda: len(w.shop.posted) >= 150)
         w.engine.signal(signal.SIGTERM)
         started = time.monotonic()

@@ -135,6 +135,7 @@ async def batching(batcher: Batcher) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+    assert task.cancelled(), "the batcher ended by itself"
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], *, timeout_s: float = 10) -> None:

@@ -92,7 +92,7 @@ async def test_a_caller_who_gives_up_does_not_disturb_the_others(store: Dataset,
             await asyncio.sleep(0)
         for caller in callers[::3]:
             caller.cancel()
-        await asyncio.wait(callers)
+        await asyncio.wait(callers, timeout=10)
         assert [caller.result() for number, caller in enumerate(callers) if number % 3] == [again] * 20
 
 
@@ -216,8 +216,9 @@ async def test_a_cluster_that_cannot_be_reached_fails_commands_and_not_the_batch
     nowhere = connected(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{free_port()}")
     async with running(nowhere) as store:
         for _ in range(3):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreUnavailable) as refused:
                 await asyncio.wait_for(asyncio.ensure_future(store.batcher.command("GET", store.shard.due)), 5)
+            assert "RedisClusterException" in str(refused.value.details["reason"])
 
 
 @contextlib.contextmanager

@@ -595,6 +595,7 @@ async def test_pages_of_a_user_s_payments_are_newest_first_and_miss_and_repeat_n
     while page := await payments.of_user(USER, limit=limit, before=before):
         assert len(page) <= limit
         seen += page
+        assert len(seen) <= len(made)
         before = page[-1].id
     assert [payment.id for payment in seen] == sorted((payment.id for payment in made), reverse=True)
     times = [payment.created_ms for payment in seen]
