@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.payment import AttemptState
 from engine.store.depths import Depth, Depths, RedisDepths
-from tests.store.datasets import Dataset
+from tests.store.datasets import BOTH_PROTOCOLS, Dataset
 from tests.store.making import NOW, SEALED, accepted, completed, left_open, order_in, sending
+
+
+@pytest.fixture(params=BOTH_PROTOCOLS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What is tested here reads replies of either form."""
+    return str(request.param)
 
 
 async def test_an_empty_dataset_has_nothing_waiting(store: Dataset) -> None:

@@ -12,12 +12,18 @@ import pytest
 from engine.changes import Job
 from engine.errors import StoreUnavailable
 from engine.store.keys import JOBS_GROUP, ShardKeys
-from tests.store.datasets import Dataset, Places, connected, running, servers_only
+from tests.store.datasets import BOTH_PROTOCOLS, Dataset, Places, connected, running, servers_only
 from tests.store.making import NOW, SEALED, accepted, order_in
 from tests.support import free_port
 
 LONG_MS: Final = 3_600_000
 _CRC64: Final = 0x95AC9329AC4BC9B5
+
+
+@pytest.fixture(params=BOTH_PROTOCOLS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What is tested here reads replies of either form."""
+    return str(request.param)
 
 
 @pytest.fixture

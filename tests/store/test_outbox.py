@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.ids import PaymentId, rfc3339
 from engine.payment import Payment
-from tests.store.datasets import TOPIC, Dataset
+from tests.store.datasets import BOTH_PROTOCOLS, TOPIC, Dataset
 from tests.store.making import NOW, SEALED, accepted, completed, order_in, sending, told
 
 START = "0-0"
+
+
+@pytest.fixture(params=BOTH_PROTOCOLS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What is tested here reads replies of either form."""
+    return str(request.param)
 
 
 async def _told(store: Dataset, order_id: str, times: int) -> Payment:

@@ -11,10 +11,16 @@ from redis.crc import key_slot
 
 from engine.errors import StoreUnavailable
 from engine.store.step import SCRIPT_SHA, Refusal, Step
-from tests.store.datasets import Dataset, servers_only
+from tests.store.datasets import BOTH_PROTOCOLS, Dataset, servers_only
 
 RECORD = '{"v":12,"id":"pay-1"}'
 Condition = Callable[[Step, Dataset], None]
+
+
+@pytest.fixture(params=BOTH_PROTOCOLS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What is tested here reads replies of either form."""
+    return str(request.param)
 
 
 def _key(store: Dataset, name: str) -> str:
