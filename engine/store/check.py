@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from engine.store.batch import RedisClient
 from engine.store.connect import RedisSettings, is_cluster
@@ -47,6 +47,7 @@ class RedisCheck:
             if not problems:
                 problems += await self._dataset_problems()
             warnings += await self._clock_warnings()
+            warnings += await self._fsync_warnings()
         except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError) as error:
             # RuntimeError is uvloop's word for a connection that was reset a moment ago.
             problems.append(f"redis does not answer ({type(error).__name__})")
@@ -89,6 +90,18 @@ class RedisCheck:
                 f"redis: redis.shards is {self._settings.shards}, but the dataset has {shards}, and it cannot change"
             ]
         return []
+
+    async def _fsync_warnings(self) -> list[str]:
+        if is_cluster(self._client) or self._settings.durability == "relaxed":
+            return []
+        try:
+            policy: Any = (await self._client.config_get("appendfsync")).get("appendfsync")
+        except ResponseError:
+            return []  # a managed Redis does not tell
+        text = policy.decode() if isinstance(policy, bytes) else policy
+        if text in (None, "always"):
+            return []
+        return [f"redis: appendfsync is {text}: a power failure may cost the last second, `always` would not"]
 
     async def _clock_warnings(self) -> list[str]:
         if is_cluster(self._client):

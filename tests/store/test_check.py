@@ -283,7 +283,8 @@ def test_a_single_copy_and_a_slow_disk_are_warned_of() -> None:
     assert _warnings(facts | {"connected_slaves": 1, "aof_delayed_fsync": 0}) == []
 
 
-async def test_a_single_copy_on_a_real_server_is_warned_of(store_settings: RedisSettings) -> None:
+async def test_a_single_copy_that_syncs_once_a_second_is_warned_of(store_settings: RedisSettings) -> None:
     assert (await _report(store_settings, create=True)).warnings == (
         "redis: no replica is connected: a lost disk is a lost dataset",
+        "redis: appendfsync is everysec: a power failure may cost the last second, `always` would not",
     )
