@@ -33,7 +33,7 @@ async def test_every_payment_of_a_thousand_ends_once_though_the_engine_is_killed
         buying = asyncio.ensure_future(w.shop.load(PAYMENTS, concurrency=16))
         kills = 0
         for number in range(1, KILLS + 1):
-            await _until_accepted(w, PAYMENTS * number // (KILLS + 1))
+            await w.shop.until_accepted(PAYMENTS * number // (KILLS + 1))
             await asyncio.sleep(chance.random() * 0.1)
             kills += not buying.done()
             w.engine.kill()
@@ -225,10 +225,6 @@ async def test_killed_after_publishing_before_deleting_the_second_copy_has_the_s
         evidence = await w.judge()
         assert len(evidence.told) == 2
         assert len({told.headers["ce_id"] for told in evidence.told}) == 1
-
-
-async def _until_accepted(w: World, count: int) -> None:
-    await eventually(lambda: sum(posted.outcome == "ok" for posted in w.shop.posted) >= count)
 
 
 def _attempt_state(w: World, posted: Posted) -> str:

@@ -220,6 +220,35 @@ class Shop:
         return done
 
     @contextlib.asynccontextmanager
+    async def buying(self, *, customers: int = 8) -> AsyncIterator[None]:
+        """Buy one thing after the other meanwhile; at the end, everything that was wanted is accepted."""
+        enough = asyncio.Event()
+        tasks = [asyncio.create_task(self._buy_until(enough)) for _ in range(customers)]
+        try:
+            yield
+            enough.set()
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _buy_until(self, enough: asyncio.Event) -> None:
+        for number in itertools.count():
+            if enough.is_set():
+                return
+            await self.insist(await self.wish(_some_card(number)))
+
+    async def until_accepted(self, count: int) -> None:
+        """Wait until so many payments were accepted."""
+        await eventually(lambda: len(self.accepted) >= count)
+
+    @property
+    def accepted(self) -> set[str]:
+        """The ids of all payments that a client was told of."""
+        return {posted.payment_id for posted in self.posted if posted.outcome == "ok"}
+
+    @contextlib.asynccontextmanager
     async def watching(self, *, every_s: float = 0.05) -> AsyncIterator[None]:
         """Look at accepted payments again and again meanwhile: a terminal status must stay."""
         task = asyncio.create_task(self._watch(every_s))
@@ -415,12 +444,13 @@ async def world(
     redis_proxy: bool = False,
     acquirer_proxy: bool = False,
     acquirer: Mapping[str, Any] | None = None,
+    appendfsync: str = "everysec",
     start: bool = True,
     arguments: Sequence[str] = (),
 ) -> AsyncIterator[World]:
     """Everything started, with one user; at the end the engines must stop in order, with exit code 0."""
     async with contextlib.AsyncExitStack() as stack:
-        server = stack.enter_context(_redis(folder))
+        server = stack.enter_context(_redis(appendfsync))
         await _create_dataset(server.url)
         sims = await stack.enter_async_context(simulators(**(acquirer or {})))
         await sims.user()
@@ -453,10 +483,9 @@ async def world(
 
 
 @contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[RedisServer]:
-    # The folder of a test may have too long a name for nothing else than Redis's log lines; its own is short.
+def _redis(appendfsync: str) -> Iterator[RedisServer]:
     with temporary_folder() as data:
-        server = RedisServer(data)
+        server = RedisServer(data, {"appendfsync": appendfsync})
         server.start()
         try:
             yield server
