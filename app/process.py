@@ -17,6 +17,7 @@ from aiohttp import web
 from app.embedded import FAKE_URL, FakeCheck, fake_client
 from app.readiness import ReadinessBoard
 from app.settings import Settings
+from app.surfaces import Mounted, surfaces
 from app.wiring import Door, Parts, StoreCheck
 from clients.http import open_session
 from engine.store.check import RedisCheck, StoreReport
@@ -53,7 +54,7 @@ async def run(
         parts = Parts(settings, roles, client, wire, check)
         # Just checked: else the first requests would be refused until the watch has looked for itself.
         parts.readiness.report("store")
-        await _serve(parts, stop=stop, reuse_port=reuse_port)
+        await _serve(parts, surfaces(parts, roles), stop=stop, reuse_port=reuse_port)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
@@ -73,7 +74,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, asked)
 
 
-async def _serve(parts: Parts, *, stop: asyncio.Event, reuse_port: bool) -> None:
+async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Event, reuse_port: bool) -> None:
     async with asyncio.TaskGroup() as tasks:
         batching = tasks.create_task(parts.batcher.run())
         if parts.worker:
@@ -88,13 +89,13 @@ async def _serve(parts: Parts, *, stop: asyncio.Event, reuse_port: bool) -> None
         async with _listening_ops(parts, reuse_port), contextlib.AsyncExitStack() as listeners:
             doors = [
                 await listeners.enter_async_context(_listening(parts, parts.door(surface), port, reuse_port))
-                for surface, port in parts.surfaces
+                for surface, port in mounted
             ]
             # What start-up made stays: looking through it again and again costs some 5 % of the work.
             gc.collect()
             gc.freeze()
             parts.readiness.report("process")
-            structlog.get_logger().info("started", ports=[port for _, port in parts.surfaces])
+            structlog.get_logger().info("started", ports={surface.name: port for surface, port in mounted})
             await stop.wait()
             await _stop(parts, doors, working=working, relaying=relaying, reconciling=reconciling)
         for task in (*watching, batching):

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from app.surface_settings import CoreSettings, OpsSettings, within
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
@@ -34,11 +35,6 @@ class ConfigError(Exception):
     """A setting is unknown, missing or out of range. The message names its key."""
 
 
-def _within(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{key} must be {low} to {high}")
-
-
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The process: where it listens, and how long its stages of stopping may take together."""
 
@@ -49,31 +45,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:
-        _within("server.stop_s", self.stop_s, 1, 600)
-        _within("server.unready_s", self.unready_s, 0, 300)
-
-
-class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The core surface."""
-
-    enabled: bool = True
-    port: int = 3003
-    wait_max_s: int = 30
-    waiters_max: int = 1000
-
-    def __post_init__(self) -> None:
-        _within("core.port", self.port, 0, 65535)
-        _within("core.wait_max_s", self.wait_max_s, 0, 300)
-        _within("core.waiters_max", self.waiters_max, 0, 1_000_000)
-
-
-class OpsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A port of its own for `/health`, `/ready` and `/metrics`, for processes without a surface. 0: none."""
-
-    port: int = 0
-
-    def __post_init__(self) -> None:
-        _within("ops.port", self.port, 0, 65535)
+        within("server.stop_s", self.stop_s, 1, 600)
+        within("server.unready_s", self.unready_s, 0, 300)
 
 
 class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,8 +58,8 @@ class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guard: GuardSettings = GuardSettings()
 
     def __post_init__(self) -> None:
-        _within("users.cache_s", self.cache_s, 0, 3600)
-        _within("users.cache_max", self.cache_max, 1, 10_000_000)
+        within("users.cache_s", self.cache_s, 0, 3600)
+        within("users.cache_max", self.cache_max, 1, 10_000_000)
 
 
 class OrdersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,10 +110,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     redrive_after_s: float = 120.0
 
     def __post_init__(self) -> None:
-        _within("worker.concurrency", self.concurrency, 1, 10_000)
-        _within("worker.lease_s", self.lease_s, 1, 3600)
-        _within("worker.claim_idle_s", self.claim_idle_s, 1, 86_400)
-        _within("worker.redrive_after_s", self.redrive_after_s, 1, 86_400)
+        within("worker.concurrency", self.concurrency, 1, 10_000)
+        within("worker.lease_s", self.lease_s, 1, 3600)
+        within("worker.claim_idle_s", self.claim_idle_s, 1, 86_400)
+        within("worker.redrive_after_s", self.redrive_after_s, 1, 86_400)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,6 +168,11 @@ def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[st
         return msgspec.convert(tree, Settings, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(str(error)) from None
+
+
+def topics(settings: Settings) -> dict[str, str]:
+    """Where each surface's events go. An empty topic means that the event's type names it."""
+    return {"core": settings.events.topic}
 
 
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:

@@ -19,16 +19,12 @@ from app import __version__
 from app.observing import PaymentObserver
 from app.readiness import OK, ReadinessBoard
 from app.sampling import Sampler, SuccessRate
-from app.settings import Settings
+from app.settings import Settings, topics
 from clients.acquirer import CardAcquirer
 from clients.event_file import EventFile
 from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
-from clients.orders import OrderService
-from clients.users import UserService
 from clients.wire import Wire
-from engine.accepting import Accepting
-from engine.changing import Changing
 from engine.charging import Acquirers, Charging
 from engine.errors import StoreUnavailable
 from engine.idempotency import Fingerprints
@@ -47,15 +43,11 @@ from engine.store.leases import ShardLeases
 from engine.store.outbox import RedisOutbox
 from engine.store.payments import RedisPayments
 from engine.worker import Worker
-from handlers.auth import Authenticator
-from handlers.core_api import CoreApi
-from handlers.core_changes import CoreChanges
 from handlers.core_types import METHOD_TYPES
-from handlers.core_waiting import OutcomeWaiting
 from handlers.docs import Docs
 from handlers.http import BODY_BYTES_MAX, Edge
 from handlers.openapi import openapi_document
-from handlers.ops import Ops
+from handlers.ops import HEALTH, Ops
 from handlers.protocol import Refuse
 from handlers.routes import Route, Surface
 from metrics.instruments import Instruments
@@ -139,9 +131,8 @@ class Parts:
         self.sampler = Sampler(
             self.instruments, RedisDepths(self.batcher, self.keys), self.success_rate, self._connections, now_ms
         )
-        self.surfaces: list[tuple[Surface, int]] = []
-        if "http" in roles and settings.core.enabled:
-            self.surfaces.append((self._core(), settings.core.port))
+        self.fingerprints = Fingerprints(parse_fingerprint_secret(settings.cards.fingerprint_secret))
+        self.ids = PaymentIds()
         self.worker = self._worker() if "worker" in roles else None
         self.publisher = self._publisher() if "relay" in roles else None
         self.relay = self._relay(self.publisher) if self.publisher else None
@@ -149,8 +140,8 @@ class Parts:
 
     def door(self, surface: Surface) -> Door:
         """A surface with the ops endpoints and its documentation, on an application of its own."""
-        edge = Edge(surface.name, surface.errors, self.instruments)
-        routes = [*surface.routes(), *self._ops().routes()]
+        edge = Edge(surface.name, surface.errors, self.instruments, surface.envelope)
+        routes = [*surface.routes(), *self._ops(surface.health).routes()]
         docs = Docs(openapi_document(surface, routes, version=__version__))
         application = _application(edge, [*routes, *docs.routes()])
         docs.mount_files(application)
@@ -159,38 +150,20 @@ class Parts:
     def ops_door(self) -> Door:
         """The ops endpoints alone."""
         edge = Edge("ops", {}, self.instruments)
-        return Door(_application(edge, self._ops().routes()), edge.refuse_unparsed)
+        return Door(_application(edge, self._ops(HEALTH).routes()), edge.refuse_unparsed)
 
-    def _ops(self) -> Ops:
-        return Ops(self.readiness, _scraper(self.instruments.registry))
+    def admit(self) -> None:
+        """Raises `StoreUnavailable` while no payment may be taken."""
+        state = self.readiness.parts()["store"]
+        if state != OK:
+            raise StoreUnavailable("the store is not fit to take payments now")
 
-    def _core(self) -> CoreApi:
-        settings, auth = self.settings, Authenticator(self.settings.auth)
-        fingerprints = Fingerprints(parse_fingerprint_secret(settings.cards.fingerprint_secret))
-        ids = PaymentIds()
-        accepting = self._accepting(fingerprints, ids)
-        changing = Changing(self.payments, fingerprints, ids.mint_refund, now_ms, self._admit)
-        waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
-        return CoreApi(accepting, self.payments, self.guards, auth, waiting, CoreChanges(changing, waiting, auth))
+    def counterparty(self, name: str, settings: GuardSettings) -> HttpCounterparty:
+        """Somebody to be asked over HTTP, behind a guard of its own."""
+        return HttpCounterparty(self.wire, self.guards.add(name, settings), timeout_s=settings.timeout_s)
 
-    def _accepting(self, fingerprints: Fingerprints, ids: PaymentIds) -> Accepting:
-        users, orders = self.settings.users, self.settings.orders
-        return Accepting(
-            UserService(
-                self._counterparty("user_service", users.guard),
-                users.url,
-                cache_s=users.cache_s,
-                cache_max=users.cache_max,
-            ),
-            OrderService(self._counterparty("order_service", orders.guard), orders.url),
-            self.payments,
-            self.sealer,
-            fingerprints,
-            ids,
-            now_ms,
-            self._admit,
-            redrive_after_s=self.settings.worker.redrive_after_s,
-        )
+    def _ops(self, health: Mapping[str, str]) -> Ops:
+        return Ops(self.readiness, _scraper(self.instruments.registry), health)
 
     def _worker(self) -> Worker:
         worker = self.settings.worker
@@ -216,13 +189,13 @@ class Parts:
         return Acquirers(by_name, order)
 
     def _acquirer(self, name: str, guard: GuardSettings, url: str) -> CardAcquirer:
-        return CardAcquirer(self._counterparty(name, guard), url)
+        return CardAcquirer(self.counterparty(name, guard), url)
 
     def _relay(self, publisher: KafkaPublisher | EventFile) -> Relay:
         outbox = RedisOutbox(
             self.batcher,
             self.keys,
-            topics={"core": self.settings.events.topic},
+            topics=topics(self.settings),
             one_by_one=is_cluster(self.client),
         )
         leases = ShardLeases(self.batcher, self.keys, role="relay", owner=self.owner)
@@ -237,14 +210,6 @@ class Parts:
         if self.settings.kafka.brokers:
             return KafkaPublisher(self.settings.kafka)
         return EventFile(Path(self.settings.events.file))
-
-    def _counterparty(self, name: str, settings: GuardSettings) -> HttpCounterparty:
-        return HttpCounterparty(self.wire, self.guards.add(name, settings), timeout_s=settings.timeout_s)
-
-    def _admit(self) -> None:
-        state = self.readiness.parts()["store"]
-        if state != OK:
-            raise StoreUnavailable("the store is not fit to take payments now")
 
     def _connections(self) -> int:
         pool = getattr(self.client, "connection_pool", None)

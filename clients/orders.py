@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from clients.http import HttpCounterparty, url_for
-from engine.accepting import Order
+from engine.checking import Order
 from engine.errors import BadUpstreamAnswer, OrderServiceUnavailable
 from resilience.errors import BadAnswer, CounterpartyError, Refused
 

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from clients.http import HttpCounterparty, url_for
-from engine.accepting import User
+from engine.checking import User
 from engine.errors import BadUpstreamAnswer, UserServiceUnavailable
 from resilience.errors import BadAnswer, CounterpartyError, Refused
 

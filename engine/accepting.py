@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
-
 from engine.cards import Card, Instrument, SealedInstrument, Sealer
-from engine.errors import (
-    AlreadyProcessed,
-    AmountRefused,
-    KeyNotFound,
-    KeyReused,
-    NotYourUser,
-    OrderMismatch,
-    OrderNotFound,
-    PaymentNotFound,
-    UserInactive,
-    UserNotFound,
-)
+from engine.errors import AlreadyProcessed, KeyNotFound, KeyReused, NotYourUser, PaymentNotFound
 from engine.idempotency import Fingerprints, KeyRecord, first_difference
-from engine.ids import Clock, PaymentId, PaymentIds, minted_ms
-from engine.money import Money, parse_amount
+from engine.ids import Clock, PaymentId, PaymentIds, minted_ms, qualified
+from engine.money import Money
 from engine.payment import Method, Payment
 
 
@@ -38,48 +24,10 @@ class Caller(NamedTuple):
         return self.privileged or self.subject == user_id
 
 
-class User(msgspec.Struct, frozen=True):
-    """What the engine needs to know of a user."""
-
-    id: str
-    active: bool
-
-
-class Order(msgspec.Struct, frozen=True):
-    """What the engine needs to know of an order. `total` is a JSON number's text; `currency` may be left open."""
-
-    id: str
-    user_id: str
-    status: str
-    total: str
-    currency: str | None
-    payment_id: str | None
-
-
-class Users(Protocol):
-    """The user service."""
-
-    def cached(self, user_id: str) -> User | None:
-        """A user that was asked for a moment ago."""
-        ...
-
-    async def get(self, user_id: str) -> User | None:
-        """The user, or None if unknown. Raises `UserServiceUnavailable` or `BadUpstreamAnswer`."""
-        ...
-
-
-class Orders(Protocol):
-    """The order service."""
-
-    async def get(self, order_id: str) -> Order | None:
-        """The order, or None if unknown. Raises `OrderServiceUnavailable` or `BadUpstreamAnswer`."""
-        ...
-
-
 class PaymentStore(Protocol):
     """Where payments and idempotency keys live."""
 
-    def shard_of_order(self, order_id: str) -> int: ...
+    def shard_of(self, name: str) -> int: ...
     async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> PaymentId: ...
     async def get(self, payment_id: PaymentId) -> Payment | None: ...
     async def key(self, digest: str) -> KeyRecord | None: ...
@@ -98,6 +46,12 @@ class AcceptPayment(NamedTuple):
     manual: bool
     request_id: str
     traceparent: str
+    hold_ms: int = 0
+    """How long it waits to be charged by a request of its own; 0: charged at once."""
+
+
+Check = Callable[[AcceptPayment], Awaitable[None]]
+"""Raises a refusal when the payment may not be made; asks whoever knows."""
 
 
 class Accepted(NamedTuple):
@@ -128,19 +82,17 @@ FIELDS: Final = (
     "paymentMethod.token",
     "capture",
 )
-_PAYABLE: Final = "pending"
 
 
 class Accepting:
-    """Accepts payments. After `accept` returns, the payment ends, whatever dies.
+    """Accepts the payments of one surface. After `accept` returns, the payment ends, whatever dies.
 
     `admit` raises a refusal while no payment may be taken, for example from a store that would not keep it.
     """
 
     def __init__(
         self,
-        users: Users,
-        orders: Orders,
+        check: Check,
         store: PaymentStore,
         sealer: Sealer,
         fingerprints: Fingerprints,
@@ -149,9 +101,9 @@ class Accepting:
         admit: Callable[[], None],
         *,
         redrive_after_s: float,
+        surface: str = "core",
     ) -> None:
-        self._users = users
-        self._orders = orders
+        self._check = check
         self._store = store
         self._sealer = sealer
         self._fingerprints = fingerprints
@@ -159,6 +111,7 @@ class Accepting:
         self._clock = clock
         self._admit = admit
         self._redrive_after_ms = int(redrive_after_s * 1000)
+        self._surface = surface
 
     async def accept(self, wanted: AcceptPayment, caller: Caller, key: str | None) -> Accepted:
         """Make the payment, or find the one that the same key has made.
@@ -197,7 +150,7 @@ class Accepting:
     async def find(self, payment_id: str, caller: Caller) -> Payment:
         """The payment, if the caller may see it. Raises `PaymentNotFound` otherwise."""
         payment = await self._store.get(PaymentId(payment_id))
-        if payment is None or not caller.may_act_for(payment.user_id):
+        if payment is None or payment.surface != self._surface or not caller.may_act_for(payment.user_id):
             raise PaymentNotFound("payment not found")
         return payment
 
@@ -206,27 +159,6 @@ class Accepting:
             raise KeyReused(field)
         payment = await self._store.get(record.payment_id)
         return Accepted(payment, replayed=True) if payment else None
-
-    async def _check(self, wanted: AcceptPayment) -> None:
-        user = self._users.cached(wanted.user_id)
-        if user is None:
-            user, order = await self._ask_both(wanted)
-        else:
-            order = await self._orders.get(wanted.order_id)
-        if user is None:
-            raise UserNotFound("user not found", userId=wanted.user_id)
-        if not user.active:
-            raise UserInactive("the user is not active", userId=wanted.user_id)
-        _check_order(order, wanted)
-
-    async def _ask_both(self, wanted: AcceptPayment) -> tuple[User | None, Order | None]:
-        try:
-            async with asyncio.TaskGroup() as both:
-                user = both.create_task(self._users.get(wanted.user_id))
-                order = both.create_task(self._orders.get(wanted.order_id))
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-        return user.result(), order.result()
 
     async def _create(self, wanted: AcceptPayment, payment_id: PaymentId) -> Accepted:
         now = self._clock()
@@ -240,33 +172,20 @@ class Accepting:
             method=_shown(wanted),
             # The id's own time: lists sort by the id, and what they show must not contradict it.
             created_ms=minted_ms(payment_id),
+            held_until_ms=now + wanted.hold_ms if wanted.hold_ms else 0,
             manual=wanted.manual,
             request_id=wanted.request_id,
             traceparent=wanted.traceparent,
         )
         sealed = self._sealer.seal(payment_id, wanted.instrument)
-        holder = await self._store.create(payment, sealed, due_ms=now + self._redrive_after_ms)
+        holder = await self._store.create(payment, sealed, due_ms=now + (wanted.hold_ms or self._redrive_after_ms))
         if holder != payment_id:
             raise AlreadyProcessed("the order has a payment that is live or completed", orderId=wanted.order_id)
         return Accepted(payment, replayed=False)
 
     def _mint(self, wanted: AcceptPayment) -> PaymentId:
-        return self._ids.mint(self._store.shard_of_order(wanted.order_id))
-
-
-def _check_order(order: Order | None, wanted: AcceptPayment) -> None:
-    if order is None or order.user_id != wanted.user_id:
-        raise OrderNotFound("order not found", orderId=wanted.order_id)
-    if order.status != _PAYABLE or order.payment_id:
-        raise AlreadyProcessed("the order cannot be paid", orderId=order.id, orderStatus=order.status)
-    if order.currency is not None and order.currency != wanted.amount.currency:
-        raise OrderMismatch("currency is not the order's", field="currency")
-    try:
-        total = parse_amount(order.total, wanted.amount.currency)
-    except AmountRefused:
-        total = None
-    if total != wanted.amount:
-        raise OrderMismatch("amount is not the order's", field="amount")
+        # Without an order, the payments of one user lie together.
+        return self._ids.mint(self._store.shard_of(qualified(wanted.surface, wanted.order_id or wanted.user_id)))
 
 
 def _values(wanted: AcceptPayment) -> Sequence[str]:

@@ -15,7 +15,7 @@ from engine.errors import AmountRefused, KeyReused, Overloaded, PaymentNotFound,
 from engine.idempotency import Fingerprints, KeyRecord, first_difference
 from engine.ids import Clock, PaymentId
 from engine.money import parse_amount
-from engine.payment import Payment, Refund
+from engine.payment import Payment, Refund, Status
 
 _CONFLICTS_MAX: Final = 64
 """Fifty racing refunds of one payment conflict at most fifty times."""
@@ -49,7 +49,9 @@ class Refunded(NamedTuple):
 
 
 class Changing:
-    """Takes requests to change payments; after one has returned, it is done or refused, whatever dies."""
+    """Takes requests to change the payments of one surface. After one has returned, it is done or refused, whatever
+    dies.
+    """
 
     def __init__(
         self,
@@ -58,12 +60,15 @@ class Changing:
         new_refund_id: Callable[[], str],
         clock: Clock,
         admit: Callable[[], None],
+        *,
+        surface: str = "core",
     ) -> None:
         self._store = store
         self._fingerprints = fingerprints
         self._new_refund_id = new_refund_id
         self._clock = clock
         self._admit = admit
+        self._surface = surface
 
     async def refund(
         self, payment_id: str, caller: Caller, *, amount: str | None, reason: str | None, key: str | None
@@ -120,6 +125,19 @@ class Changing:
 
         return Asked(await self._ask(payment, ask), replayed)
 
+    async def charge(self, payment_id: str, caller: Caller) -> Asked:
+        """Charge a payment that was held until now; one that was asked for before is the same request repeated.
+
+        Raises `PaymentNotFound`, and `IllegalMove` for one that was let go.
+        """
+        payment = await self._mine(payment_id, caller)
+        replayed = payment.status not in (Status.PENDING, Status.CANCELLED)
+
+        def ask(current: Payment) -> Payment | None:
+            return None if current.status not in (Status.PENDING, Status.CANCELLED) else current.ask_charge()
+
+        return Asked(await self._ask(payment, ask), replayed)
+
     async def find(self, payment_id: str, caller: Caller) -> Payment:
         """The caller's payment. Raises `PaymentNotFound`."""
         return await self._mine(payment_id, caller)
@@ -134,7 +152,7 @@ class Changing:
 
     async def _mine(self, payment_id: str, caller: Caller) -> Payment:
         payment = await self._store.get(PaymentId(payment_id))
-        if payment is None or not caller.may_act_for(payment.user_id):
+        if payment is None or payment.surface != self._surface or not caller.may_act_for(payment.user_id):
             raise PaymentNotFound("payment not found")
         return payment
 

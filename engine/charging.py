@@ -19,7 +19,7 @@ from engine.errors import StoreUnavailable
 from engine.ids import Clock, PaymentId
 from engine.money import Money
 from engine.payment import REFUNDS_MAX, Attempt, AttemptState, Failure, Kind, Operation, Payment, Status, attempt_id
-from engine.settling import Approved, Declined, given_up, settled
+from engine.settling import Approved, Declined, given_up, let_go, settled
 
 
 class Unknown(NamedTuple):
@@ -94,6 +94,7 @@ _LEASE_MARGIN_MS: Final = 2_000
 _PAUSE_FIRST_MS: Final = 1_000
 _PAUSE_DOUBLINGS_MAX: Final = {AttemptState.UNKNOWN: 8, AttemptState.NOT_SENT: 5}
 _EXPIRED: Final = "authorization expired"
+_NEVER_ASKED_FOR: Final = "never processed"
 _UNREADABLE: Final = Failure("INSTRUMENT_UNREADABLE", "INSTRUMENT_UNREADABLE", "The payment method could not be read")
 
 
@@ -153,7 +154,9 @@ class Charging:
         return await self._ask(payment, operation, attempt, job)
 
     async def _rest(self, payment: Payment, job: Job) -> Conflict | None:
-        """Nothing is to be done; but an authorization does not last for ever."""
+        """Nothing is to be done; but neither an authorization nor a payment that nobody asks for lasts for ever."""
+        if payment.status is Status.PENDING:
+            return await self._let_go(payment, job)
         if payment.status is not Status.AUTHORIZED:
             await self._store.end_job(job)
         elif self._clock() < payment.authorized_until_ms:
@@ -163,6 +166,12 @@ class Charging:
             conflict = await self._store.apply(Change(asked, due_ms=self._clock()))
             return conflict or Conflict(asked)
         return None
+
+    async def _let_go(self, payment: Payment, job: Job) -> Conflict | None:
+        if self._clock() < payment.held_until_ms:
+            await self._store.put_off(payment.id, job, due_ms=payment.held_until_ms)
+            return None
+        return await self._store.apply(let_go(payment, _NEVER_ASKED_FOR, now_ms=self._clock()), job)
 
     async def _ask(self, payment: Payment, operation: Operation, attempt: Attempt, job: Job) -> Conflict | None:
         acquirer = self._acquirers.by_name.get(attempt.acquirer)

@@ -138,6 +138,8 @@ def _body(payment: Payment, event_type: str, refund: Refund | None) -> dict[str,
         "user_id": payment.user_id,
         "data": _data(payment, event_type, refund),
     }
+    if not payment.order_id:
+        del body["order_id"]
     if event_type == FAILED:
         # The contract's payment_failed names no user.
         del body["user_id"]

@@ -53,6 +53,14 @@ class PaymentIds:
         return _base32((self._clock() << 80) | int.from_bytes(self._random_bytes(10), "big"), 13)
 
 
+def qualified(surface: str, name: str) -> str:
+    """A user's or an order's name as Redis knows it: every surface has its own, so equal ones do not meet.
+
+    The core surface's names cannot contain `|`.
+    """
+    return name if surface == "core" else f"{surface}|{name}"
+
+
 def is_payment_id(text: str) -> bool:
     """Whether `text` has the form of a payment id."""
     return _PAYMENT_ID.match(text) is not None

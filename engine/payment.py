@@ -12,13 +12,15 @@ from typing import Final, NamedTuple
 import msgspec
 
 from engine.errors import IllegalMove, RefundNotAllowed, RefundTooLarge
-from engine.ids import PaymentId
+from engine.ids import PaymentId, qualified
 from engine.money import Money
 
 
 class Status(StrEnum):
     """Where a payment stands, as users see it."""
 
+    PENDING = "pending"
+    """Made, and not to be charged before somebody asks."""
     PROCESSING = "processing"
     AUTHORIZED = "authorized"
     COMPLETED = "completed"
@@ -29,6 +31,7 @@ class Status(StrEnum):
 
 
 MOVES: Final[dict[Status, tuple[Status, ...]]] = {
+    Status.PENDING: (Status.PROCESSING, Status.CANCELLED),
     Status.PROCESSING: (Status.COMPLETED, Status.AUTHORIZED, Status.FAILED),
     Status.AUTHORIZED: (Status.COMPLETED, Status.CANCELLED),
     Status.COMPLETED: (Status.PARTIALLY_REFUNDED, Status.REFUNDED),
@@ -173,6 +176,8 @@ class Payment(
     method: Method
     created_ms: int
     surface: str = "core"
+    held_until_ms: int = 0
+    """Until then it waits to be asked for, and nothing is charged; 0 once it was asked for."""
     manual: bool = False
     """Authorized first, captured or cancelled by a request of its own."""
     authorized_minor: int = 0
@@ -204,6 +209,8 @@ class Payment(
             return Status.FAILED
         if self.cancelled:
             return Status.CANCELLED
+        if self.held_until_ms:
+            return Status.PENDING
         if not self.captured_minor:
             return Status.AUTHORIZED if self.authorized_minor else Status.PROCESSING
         refunded = self.refunded_minor
@@ -212,14 +219,24 @@ class Payment(
         return Status.REFUNDED if refunded == self.captured_minor else Status.PARTIALLY_REFUNDED
 
     @property
+    def order_key(self) -> str:
+        """The order's name among those of all surfaces; empty when the payment is for no order."""
+        return qualified(self.surface, self.order_id) if self.order_id else ""
+
+    @property
+    def user_key(self) -> str:
+        """The user's name among those of all surfaces."""
+        return qualified(self.surface, self.user_id)
+
+    @property
     def ended(self) -> bool:
         """Whether the charge is decided: it is neither waiting nor under way."""
-        return self.status is not Status.PROCESSING
+        return self.status not in (Status.PENDING, Status.PROCESSING)
 
     @property
     def at_rest(self) -> bool:
         """Whether nothing is left to do or to watch."""
-        return self.operation is None and self.status is not Status.AUTHORIZED
+        return self.operation is None and self.status not in (Status.PENDING, Status.AUTHORIZED)
 
     @property
     def refunded_minor(self) -> int:
@@ -266,7 +283,7 @@ class Payment(
     @property
     def operation(self) -> Operation | None:
         """What is to be done next at the acquirer; None when nothing is."""
-        if self.failure is not None or self.cancelled:
+        if self.failure is not None or self.cancelled or self.held_until_ms:
             return None
         if not self._charged:
             return Operation(Kind.AUTHORIZE if self.manual else Kind.CHARGE, self.amount.minor)
@@ -291,6 +308,17 @@ class Payment(
 
     # What users ask for.
 
+    def ask_charge(self) -> Payment:
+        """Charge what was held until now. Raises `IllegalMove`."""
+        self._require(Status.PROCESSING)
+        return self._next(held_until_ms=0)
+
+    def let_go(self, reason: str, *, now_ms: int) -> Payment:
+        """Give up what was never asked for. Raises `IllegalMove`."""
+        if self.status is not Status.PENDING:
+            raise IllegalMove(self._standing(), Status.CANCELLED, MOVES[self.status])
+        return self._next(held_until_ms=0, cancelling=reason, cancelled=True, ended_ms=now_ms)
+
     def ask_capture(self, minor: int, asked_by: str = "") -> Payment:
         """Take `minor` of what is authorized; the rest is released. Raises `IllegalMove`."""
         self._require(Status.COMPLETED)
@@ -301,7 +329,7 @@ class Payment(
     def ask_cancel(self, reason: str, asked_by: str = "") -> Payment:
         """Release what is authorized. Raises `IllegalMove`."""
         self._require(Status.CANCELLED)
-        if self.capture_minor or self.cancelling:
+        if self.status is not Status.AUTHORIZED or self.capture_minor or self.cancelling:
             raise IllegalMove(self._standing(), Status.CANCELLED, ())
         return self._next(cancelling=reason, asked_by=asked_by)
 

@@ -44,6 +44,12 @@ def given_up(payment: Payment, failure: Failure, *, now_ms: int) -> Change:
     return _failed(payment.fail(failure, now_ms=now_ms, state=AttemptState.NOT_SENT))
 
 
+def let_go(payment: Payment, reason: str, *, now_ms: int) -> Change:
+    """The change of a payment that waited to be asked for until its time was over."""
+    told, event = events.with_event(payment.let_go(reason, now_ms=now_ms), events.CANCELLED)
+    return Change(told, due_ms=None, events=(event,), forget_instrument=True, release_order=True)
+
+
 def _approved(payment: Payment, kind: Kind, answer: Approved, now_ms: int) -> Change:
     match kind:
         case Kind.CHARGE:

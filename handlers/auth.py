@@ -46,7 +46,7 @@ class Authenticator:
         self._clock = clock
         self._cache: dict[str, tuple[float, Caller]] = {}
 
-    def caller(self, request: web.Request) -> Caller:
+    async def caller(self, request: web.Request) -> Caller:
         """Who asks. With `mode = "none"` everybody is one privileged caller."""
         if self._settings.mode == "none":
             return Caller("anonymous", privileged=True)

@@ -20,7 +20,9 @@ from handlers.core_changes import CoreChanges
 from handlers.core_types import CreatePayment
 from handlers.core_views import EventsView, KeyView, PaymentsPage, PaymentView, key_view, payment_view
 from handlers.core_waiting import OutcomeWaiting
+from handlers.envelopes import NESTED
 from handlers.http import HttpRefused, decode, idempotency_key, read_body, reply
+from handlers.ops import HEALTH
 from handlers.routes import KEY, PREFER, ErrorTable, Param, Route
 from resilience.status import BreakerStatus
 
@@ -86,6 +88,8 @@ class CoreApi:
     name = "core"
     title = "Payment Service"
     errors = ERRORS
+    envelope = NESTED
+    health = HEALTH
 
     def __init__(
         self,
@@ -142,7 +146,7 @@ class CoreApi:
 
     async def create(self, request: web.Request) -> web.Response:
         """`POST /api/payments`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         key = idempotency_key(request)
         wanted = _decode_wanted(await read_body(request), self._decoder)
         now = self._utc_now()
@@ -156,13 +160,13 @@ class CoreApi:
 
     async def get(self, request: web.Request) -> web.Response:
         """`GET /api/payments/{payment_id}`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         payment = await self._accepting.find(request.match_info["payment_id"], caller)
         return reply(200, payment_view(payment))
 
     async def of_user(self, request: web.Request) -> web.Response:
         """`GET /api/payments/user/{user_id}`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         user_id = request.match_info["user_id"]
         limit, before = _page(request)
         if not caller.may_act_for(user_id):
@@ -175,14 +179,14 @@ class CoreApi:
 
     async def events(self, request: web.Request) -> web.Response:
         """`GET /api/payments/{payment_id}/events`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         payment = await self._accepting.find(request.match_info["payment_id"], caller)
         bodies = await self._reader.events_of(payment.id)
         return reply(200, {"events": [msgspec.Raw(body) for body in bodies]})
 
     async def key(self, request: web.Request) -> web.Response:
         """`GET /api/idempotency-keys/{key}`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         key = request.match_info["key"]
         state = await self._accepting.key_state(caller, key)
         return reply(200, key_view(key, state))

@@ -63,7 +63,7 @@ class CoreChanges:
 
     async def refund(self, request: web.Request) -> web.Response:
         """`POST /api/payments/{payment_id}/refund`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         key = idempotency_key(request)
         wanted = decode(await read_body(request, optional=True), self._refund)
         refunded = await self._changing.refund(
@@ -83,13 +83,13 @@ class CoreChanges:
 
     async def refunds(self, request: web.Request) -> web.Response:
         """`GET /api/payments/{payment_id}/refunds`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         payment = await self._changing.find(request.match_info["payment_id"], caller)
         return reply(200, RefundsView([refund_view(payment, refund) for refund in payment.refunds]))
 
     async def get_refund(self, request: web.Request) -> web.Response:
         """`GET /api/payments/{payment_id}/refunds/{refund_id}`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         found = await self._changing.find_refund(
             request.match_info["payment_id"], request.match_info["refund_id"], caller
         )
@@ -97,7 +97,7 @@ class CoreChanges:
 
     async def capture(self, request: web.Request) -> web.Response:
         """`POST /api/payments/{payment_id}/capture`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         key = idempotency_key(request)
         wanted = decode(await read_body(request, optional=True), self._capture)
         asked = await self._changing.capture(
@@ -108,7 +108,7 @@ class CoreChanges:
 
     async def cancel(self, request: web.Request) -> web.Response:
         """`POST /api/payments/{payment_id}/cancel`."""
-        caller = self._auth.caller(request)
+        caller = await self._auth.caller(request)
         key = idempotency_key(request)
         wanted = decode(await read_body(request, optional=True), self._cancel)
         asked = await self._changing.cancel(request.match_info["payment_id"], caller, reason=wanted.reason, key=key)

@@ -16,6 +16,7 @@ from prometheus_client import Counter, Histogram
 from engine import context
 from engine.errors import EngineError, Retry, TryLater
 from engine.idempotency import is_key
+from handlers.envelopes import NESTED, Envelope, ErrorInfo
 from handlers.routes import ErrorTable, Handler
 from metrics.instruments import Instruments
 
@@ -49,35 +50,6 @@ class HttpRefused(Exception):
         self.details = details or {}
         self.headers = headers or {}
         self.retry = retry
-
-
-class ErrorInfo(msgspec.Struct, omit_defaults=True):
-    """What went wrong. Programs read `code` and `retry`; `message` is for people and may change.
-
-    `retry`: `never` as it is; `same_key` the same request with the same Idempotency-Key is safe and right;
-    `new_key` with a new key; `after` the `Retry-After` header's seconds.
-    """
-
-    code: str
-    message: str
-    request_id: str
-    retry: Retry
-    details: dict[str, Any]
-
-
-class ErrorBody(msgspec.Struct):
-    """The envelope of every error."""
-
-    error: ErrorInfo
-
-
-Envelope = Callable[[ErrorInfo], object]
-"""How a surface dresses an error."""
-
-
-def nested_envelope(info: ErrorInfo) -> object:
-    """`{"error": {"code", "message", "details", "request_id", "retry"}}`, as on core and gateway."""
-    return ErrorBody(info)
 
 
 def reply(status: int, value: object, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -149,7 +121,7 @@ class Edge:
         surface: str,
         errors: ErrorTable,
         instruments: Instruments,
-        envelope: Envelope = nested_envelope,
+        envelope: Envelope = NESTED,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._surface = surface
@@ -213,7 +185,7 @@ class Edge:
             )
         info = ErrorInfo(refused.code, str(refused), request_id, refused.retry, dict(refused.details))
         headers = {"Cache-Control": "no-store", **refused.headers}
-        return reply(refused.status, self._envelope(info), headers)
+        return reply(refused.status, self._envelope.dress(info), headers)
 
     def _refused(self, error: EngineError) -> HttpRefused:
         headers = {}

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import UNSET
 
 from engine.errors import EngineError, Retry, TryLater
-from handlers.http import BODY_BYTES_MAX, ErrorBody, ErrorInfo
+from handlers.envelopes import Envelope, ErrorInfo
+from handlers.http import BODY_BYTES_MAX
 from handlers.routes import ErrorTable, Param, Route, Surface
 
 _JSON: Final = "application/json"
@@ -21,8 +22,7 @@ _PATH_NAME: Final = re.compile(r"\{(\w+)\}")
 _PYTHON_END: Final = r"$(?!\n)"
 
 _CONVENTIONS: Final = """\
-Every error is JSON: `{"error": {"code", "message", "request_id", "retry", "details"}}`. Programs read `code` and
-`retry`; `message` is for people and may change.
+Every error is JSON: {shape}. Programs read `code` and `retry`; the message is for people and may change.
 
 `retry` says what to do: `never` (the same request will be refused again), `same_key` (repeat it with the same
 `Idempotency-Key`), `new_key` (send it with another one), `after` (repeat it after `Retry-After` seconds).
@@ -39,6 +39,10 @@ class _Refusal(msgspec.Struct, frozen=True):
     text: str
     retry: Retry = "never"
     later: bool = False
+
+    def example(self) -> ErrorInfo:
+        """How it looks."""
+        return ErrorInfo(self.code, self.text, "5f0c8d1e2b3a4967", self.retry, {})
 
 
 _UNAUTHORIZED: Final = _Refusal(401, "UNAUTHORIZED", "The bearer token is missing, has expired, or is not valid.")
@@ -92,13 +96,17 @@ _HEADERS: Final[dict[str, Any]] = {
 
 def openapi_document(surface: Surface, routes: Sequence[Route], *, version: str = "0.1.0") -> bytes:
     """The document as JSON. Raises `KeyError` for a route's refusal that has no status on the surface."""
-    schemas = _Schemas(routes)
+    schemas = _Schemas(routes, surface.envelope)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, surface.errors, schemas)
     document = {
         "openapi": "3.1.0",
-        "info": {"title": surface.title, "version": version, "description": _CONVENTIONS},
+        "info": {
+            "title": surface.title,
+            "version": version,
+            "description": _CONVENTIONS.replace("{shape}", surface.envelope.shape),
+        },
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": paths,
@@ -114,13 +122,24 @@ def openapi_document(surface: Surface, routes: Sequence[Route], *, version: str 
 class _Schemas:
     """The JSON Schemas of every type that the routes read or answer."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        kinds: dict[Any, None] = {ErrorBody: None}
+    def __init__(self, routes: Iterable[Route], envelope: Envelope) -> None:
+        self._envelope = envelope
+        kinds: dict[Any, None] = {envelope.body: None}
         for route in routes:
             kinds.update(dict.fromkeys(kind for kind in (route.body, *route.answers.values()) if kind is not None))
         shown, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
         self._shown: dict[Any, dict[str, Any]] = dict(zip(kinds, shown, strict=True))
         self.components: dict[str, dict[str, Any]] = _tidy(components)
+
+    def errors(self, refusals: Sequence[_Refusal]) -> dict[str, Any]:
+        """A media type object for refusals of one status."""
+        narrowed: dict[str, Any] = {"enum": [refusal.code for refusal in refusals]}
+        for name in reversed(self._envelope.code_path):
+            narrowed = {"properties": {name: narrowed}}
+        return {
+            "schema": {"allOf": [self.of(self._envelope.body), narrowed]},
+            "examples": {refusal.code: {"value": self._envelope.dress(refusal.example())} for refusal in refusals},
+        }
 
     def of(self, kind: Any) -> dict[str, Any]:
         """A type's schema, mostly a reference."""
@@ -190,7 +209,7 @@ def _responses(route: Route, table: ErrorTable, schemas: _Schemas) -> dict[str, 
             texts += [f"- `{refusal.code}` (retry: {refusal.retry}): {refusal.text}" for refusal in of_status]
             # An answer and a refusal of one status, both in JSON, could not be told apart by the media type.
             assert status not in route.answers or route.media_type != _JSON, f"{route.path} answers {status} twice"
-            content[_JSON] = _errors(of_status, schemas)
+            content[_JSON] = schemas.errors(of_status)
         headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _header_names(route, status, of_status)}
         responses[str(status)] = {"description": "\n".join(texts), "headers": headers, "content": content}
     return responses
@@ -214,19 +233,6 @@ def _refusals(route: Route, table: ErrorTable) -> list[_Refusal]:
 def _of_engine(error: type[EngineError], status: int) -> _Refusal:
     text = inspect.cleandoc(error.__doc__ or "").partition("\n")[0]
     return _Refusal(status, error.code, text, error.retry, issubclass(error, TryLater))
-
-
-def _errors(refusals: Sequence[_Refusal], schemas: _Schemas) -> dict[str, Any]:
-    code = {"enum": [refusal.code for refusal in refusals]}
-    narrowed = {"properties": {"error": {"properties": {"code": code}}}}
-    return {
-        "schema": {"allOf": [schemas.of(ErrorBody), narrowed]},
-        "examples": {refusal.code: {"value": _error_example(refusal)} for refusal in refusals},
-    }
-
-
-def _error_example(refusal: _Refusal) -> ErrorBody:
-    return ErrorBody(ErrorInfo(refusal.code, refusal.text, "5f0c8d1e2b3a4967", refusal.retry, {}))
 
 
 def _header_names(route: Route, status: int, refusals: Sequence[_Refusal]) -> list[str]:

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from engine.errors import EngineError
+from handlers.envelopes import Envelope
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -59,11 +60,16 @@ ErrorTable = Mapping[type[EngineError], int]
 
 
 class Surface(Protocol):
-    """A door to the engine: a name, its routes, and its table of errors."""
+    """A door to the engine: a name, its routes, its table of errors, and how it dresses one.
+
+    `health` is what its `/health` answers while the process lives.
+    """
 
     name: str
     title: str
     errors: ErrorTable
+    envelope: Envelope
+    health: Mapping[str, str]
 
     def routes(self) -> list[Route]:
         """What it offers."""

@@ -130,10 +130,10 @@ class Audit:
 
     async def _snapshot(self, shard: ShardKeys, payment_id: PaymentId) -> _Snapshot:
         record = await self._batcher.command("GET", shard.payment(payment_id))
-        order_id = _decode_payment(record).order_id if record else ""
+        order_key = _decode_payment(record).order_key if record else ""
         step = Step()
         step.do("GET", shard.payment(payment_id))
-        step.do("GET", shard.order(order_id))
+        step.do("GET", shard.order(order_key))
         step.do("ZSCORE", shard.due, payment_id)
         step.do("ZSCORE", shard.unknown, payment_id)
         step.do("EXISTS", shard.card(payment_id))
@@ -228,7 +228,7 @@ def _life(payment: Payment, snapshot: _Snapshot) -> Iterator[tuple[int, str]]:
     if payment.ended and (snapshot.card or snapshot.cvv):
         yield 11, "its charge has ended, but its sealed card is still there"
     claimed = snapshot.order == payment.id.encode()
-    if claimed is (payment.status in (Status.FAILED, Status.CANCELLED)):
+    if payment.order_key and claimed is (payment.status in (Status.FAILED, Status.CANCELLED)):
         yield 6, f"is {payment.status.value}, but holds its order" if claimed else "does not hold its order"
     attempt = payment.attempt
     if attempt is not None and attempt.state is AttemptState.UNKNOWN and snapshot.unknown is None:

@@ -52,12 +52,12 @@ class RedisPayments:
         self._cvv_ttl_ms = cvv_ttl_s * 1000
         self._sleep = sleep
 
-    def shard_of_order(self, order_id: str) -> int:
-        """The shard of an order, which is the shard of its payments."""
-        return shard_of(order_id, len(self._keys.shards))
+    def shard_of(self, name: str) -> int:
+        """The shard of an order, by its qualified name, which is the shard of its payments."""
+        return shard_of(name, len(self._keys.shards))
 
     async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> PaymentId:
-        """Write a new payment with its claim on the order and its job.
+        """Write a new payment with its claim on the order, if it is for one, and its job, if it is not held.
 
         Returns the id of the payment that holds the order afterwards: this one's (also when an earlier try had
         already created it), or that of another payment that was there first, and then nothing was written.
@@ -69,16 +69,19 @@ class RedisPayments:
         # An earlier try may have run with its answer lost, and the payment may have failed and freed its order since:
         # without this, the repeated step would take the free order and bring the failed payment back to life.
         step.expect_version(shard.payment(payment.id), 0)
-        step.expect_value(shard.order(payment.order_id), "")
+        order = shard.order(payment.order_key) if payment.order_key else shard.payment(payment.id)
+        step.expect_value(order, "")
         self._expect_room(step, shard)
         step.do("SET", shard.payment(payment.id), record)
-        step.do("SET", shard.order(payment.order_id), payment.id)
+        if payment.order_key:
+            step.do("SET", order, payment.id)
         step.do("SET", shard.card(payment.id), sealed.body)
         if sealed.cvv is not None:
             step.do("SET", shard.cvv(payment.id), sealed.cvv, "PX", self._cvv_ttl_ms)
-        step.do("ZADD", shard.user(payment.user_id), 0, payment.id)
+        step.do("ZADD", shard.user(payment.user_key), 0, payment.id)
         step.do("ZADD", shard.due, due_ms, payment.id)
-        step.do("XADD", shard.jobs, "*", "p", payment.id, "b", record)
+        if not payment.held_until_ms:
+            step.do("XADD", shard.jobs, "*", "p", payment.id, "b", record)
         match await self._run(step):
             case Refusal(check=0):
                 return payment.id
@@ -144,8 +147,8 @@ class RedisPayments:
         if change.forget_instrument:
             step.do("DEL", shard.card(payment.id))
             step.do("DEL", shard.cvv(payment.id))
-        if change.release_order:
-            step.do("DEL", shard.order(payment.order_id))
+        if change.release_order and payment.order_key:
+            step.do("DEL", shard.order(payment.order_key))
         if job is not None:
             _end(step, shard, job)
         refusal = await self._run(step)
@@ -197,12 +200,14 @@ class RedisPayments:
         raw = await self._read("GET", self._keys.of(payment_id).payment(payment_id))
         return decode_payment(raw) if raw else None
 
-    async def of_user(self, user_id: str, *, limit: int, before: PaymentId | None) -> list[Payment]:
-        """A user's payments, newest first, at most `limit`, older than `before`. Asks all shards in one pipeline."""
+    async def of_user(self, user_key: str, *, limit: int, before: PaymentId | None) -> list[Payment]:
+        """A user's payments on one surface, by the user's qualified name: newest first, at most `limit`, older than
+        `before`. Asks all shards in one pipeline.
+        """
         top = f"({before}" if before else "+"
         found = await asyncio.gather(
             *(
-                self._read("ZREVRANGEBYLEX", shard.user(user_id), top, "-", "LIMIT", 0, limit)
+                self._read("ZREVRANGEBYLEX", shard.user(user_key), top, "-", "LIMIT", 0, limit)
                 for shard in self._keys.shards
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -42,7 +43,11 @@ def forged(header: dict[str, Any], claims: dict[str, Any] | None = None, signatu
 
 def caller_of(authorization: str | None, authenticator: Authenticator | None = None) -> Caller:
     headers = {} if authorization is None else {"Authorization": authorization}
-    return (authenticator or Authenticator(SETTINGS)).caller(make_mocked_request("GET", "/", headers=headers))
+
+    async def ask() -> Caller:
+        return await (authenticator or Authenticator(SETTINGS)).caller(make_mocked_request("GET", "/", headers=headers))
+
+    return asyncio.run(ask())
 
 
 def refused(authorization: str | None, authenticator: Authenticator | None = None) -> HttpRefused:

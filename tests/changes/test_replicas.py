@@ -91,7 +91,7 @@ async def a_store(pair: Pair, replicas: int = 1) -> AsyncIterator[RedisPayments]
 
 async def an_accepted_payment(store: RedisPayments, order: str) -> Payment:
     """A payment that is about to be settled."""
-    fresh = a_payment(PaymentIds(lambda: NOW_MS).mint(store.shard_of_order(order)))
+    fresh = a_payment(PaymentIds(lambda: NOW_MS).mint(store.shard_of(order)))
     payment = msgspec.structs.replace(fresh, order_id=order)
     assert await store.create(payment, SealedInstrument(b"card", None), due_ms=NOW_MS) == payment.id
     operation = payment.operation

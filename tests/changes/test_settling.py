@@ -109,6 +109,7 @@ def _each_status() -> dict[Status, Payment]:
     part = a_story(Kind.REFUND).answered(APPROVED, AT_MS)
     rest = part._replace(payment=part.payment.ask_refund("ref-2", 5548, "rest", now_ms=AT_MS)).sending(AT_MS)
     return {
+        Status.PENDING: msgspec.structs.replace(a_payment(), held_until_ms=UNTIL_MS),
         Status.PROCESSING: a_payment(),
         Status.AUTHORIZED: a_story(Kind.AUTHORIZE).answered(Approved("t", UNTIL_MS), AT_MS).payment,
         Status.COMPLETED: completed,

@@ -25,9 +25,9 @@ from clients.orders import OrderService
 from clients.users import UserService
 from clients.wire import Wire as Session
 from engine import context, errors
-from engine.accepting import Order, User
 from engine.cards import Card, Cvv, Instrument, Pan, WalletToken
 from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown
+from engine.checking import Order, User
 from engine.ids import PaymentId
 from engine.money import Money
 from engine.payment import Kind

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine.accepting import Accepted, Accepting, AcceptPayment, Caller, Order, User
+from engine.accepting import Accepted, Accepting, AcceptPayment, Caller
 from engine.cards import Instrument, SealedInstrument
+from engine.checking import Order, OrderChecks, User
 from engine.idempotency import Fingerprints, KeyRecord
 from engine.ids import PaymentId, PaymentIds, shard_of
 from engine.money import Money
@@ -100,7 +101,7 @@ class FakePayments:
     def empty(self) -> bool:
         return not (self.payments or self.sealed or self.due or self.orders or self.keys)
 
-    def shard_of_order(self, order_id: str) -> int:
+    def shard_of(self, order_id: str) -> int:
         return shard_of(order_id, SHARDS)
 
     async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> PaymentId:
@@ -153,8 +154,7 @@ class Desk:
         """What the gate says; None lets everybody in."""
         chance = itertools.count()
         self.accepting = Accepting(
-            self.users,
-            self.orders,
+            OrderChecks(self.users, self.orders).check,
             self.store,
             self.sealer,
             Fingerprints(b"s" * 32),

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from engine import errors
-from engine.accepting import Caller, User
+from engine.accepting import Caller
 from engine.cards import WalletToken
+from engine.checking import User
 from engine.ids import shard_of, shard_of_payment
 from engine.money import Money
 from engine.payment import Method, Payment, Status

@@ -39,7 +39,7 @@ from handlers.core_types import CreatePayment
 from handlers.core_waiting import OutcomeWaiting
 from handlers.http import BODY_BYTES_MAX, Edge, reply
 from handlers.openapi import openapi_document
-from handlers.ops import Ops
+from handlers.ops import HEALTH, Ops
 from handlers.routes import Route
 from metrics.instruments import Instruments
 from resilience.status import BreakerStatus
@@ -83,6 +83,7 @@ REFUNDED = begun(COMPLETED.ask_refund(REFUND.id, 7548, "all", now_ms=LATER_MS)).
     "txn-2", None, now_ms=LATER_MS
 )
 STORIES = {
+    "pending": msgspec.structs.replace(PAYMENT, held_until_ms=PAYMENT.created_ms + 1),
     "processing": PAYMENT,
     "sending": begun(PAYMENT),
     "completed": COMPLETED,
@@ -187,7 +188,7 @@ def core_api(fake: FakeEngine | None = None, *, mode: str = "none") -> CoreApi:
 
 
 def all_routes(api: CoreApi, *, ready: bool = True) -> list[Route]:
-    return [*api.routes(), *Ops(FakeReadiness(ready=ready), lambda: b"up 1\n").routes()]
+    return [*api.routes(), *Ops(FakeReadiness(ready=ready), lambda: b"up 1\n", HEALTH).routes()]
 
 
 def document_of(api: CoreApi, routes: Sequence[Route] | None = None) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
-from engine.accepting import Accepting, Order, User
+from engine.accepting import Accepting
 from engine.changing import Changing
 from engine.charging import Acquirers, Charging
+from engine.checking import Order, OrderChecks, User
 from engine.errors import StoreUnavailable
 from engine.idempotency import Fingerprints
 from engine.ids import Clock, PaymentIds
@@ -149,7 +150,7 @@ class Process:
         ids = PaymentIds(clock, chance.randbytes)
         directory = Directory()
         self.accepting = parts.accepting(
-            directory, directory, payments, sealer, fingerprints, ids, clock, lambda: None,
+            OrderChecks(directory, directory).check, payments, sealer, fingerprints, ids, clock, lambda: None,
             redrive_after_s=_REDRIVE_AFTER_S,
         )  # fmt: skip
         self.changing = parts.changing(payments, fingerprints, ids.mint_refund, clock, lambda: None)

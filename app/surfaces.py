@@ -1,0 +1,66 @@
+"""Which doors a process opens: each surface with what it needs of the engine, built from the process's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from app.wiring import Parts
+from clients.orders import OrderService
+from clients.users import UserService
+from engine.accepting import Accepting
+from engine.changing import Changing
+from engine.checking import OrderChecks
+from engine.ids import now_ms
+from handlers.auth import Authenticator
+from handlers.core_api import CoreApi
+from handlers.core_changes import CoreChanges
+from handlers.core_waiting import OutcomeWaiting
+from handlers.routes import Surface
+
+
+class Mounted(NamedTuple):
+    """A surface and the port that it is served on."""
+
+    surface: Surface
+    port: int
+
+
+def surfaces(parts: Parts, roles: Sequence[str]) -> list[Mounted]:
+    """The surfaces that are enabled. Without the role `http` there are none."""
+    if "http" not in roles:
+        return []
+    auth = Authenticator(parts.settings.auth)
+    return [
+        Mounted(build(parts, auth), getattr(parts.settings, name).port)
+        for name, build in _BUILDERS.items()
+        if getattr(parts.settings, name).enabled
+    ]
+
+
+def _core(parts: Parts, auth: Authenticator) -> CoreApi:
+    settings = parts.settings
+    users = UserService(
+        parts.counterparty("user_service", settings.users.guard),
+        settings.users.url,
+        cache_s=settings.users.cache_s,
+        cache_max=settings.users.cache_max,
+    )
+    orders = OrderService(parts.counterparty("order_service", settings.orders.guard), settings.orders.url)
+    accepting = Accepting(
+        OrderChecks(users, orders).check,
+        parts.payments,
+        parts.sealer,
+        parts.fingerprints,
+        parts.ids,
+        now_ms,
+        parts.admit,
+        redrive_after_s=settings.worker.redrive_after_s,
+    )
+    changing = Changing(parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit)
+    waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
+    return CoreApi(accepting, parts.payments, parts.guards, auth, waiting, CoreChanges(changing, waiting, auth))
+
+
+_BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {"core": _core}
+"""By the name of the section of settings, in the order of the documentation."""
