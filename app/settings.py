@@ -190,7 +190,7 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
             for name in ("users", "orders")
             if "{id}" not in getattr(settings, name).url
         ]
-        if settings.auth.mode == "jwt" and len(settings.auth.secret) < 32:
+        if settings.auth.mode == "jwt" and settings.auth.shares_secret and len(settings.auth.secret) < 32:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
     if "worker" in roles and not settings.acquirer.url:
         found.append("acquirer.url (PAYMENTS__ACQUIRER__URL) is not set")

@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from app.wiring import Parts
+from clients.jwks import JwksKeys
 from clients.orders import OrderService
 from clients.users import UserService
 from engine.accepting import Accepting
 from engine.changing import Changing
 from engine.checking import OrderChecks
 from engine.ids import now_ms
+from engine.store.revocations import RedisRevocations
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
 from handlers.core_changes import CoreChanges
 from handlers.core_waiting import OutcomeWaiting
 from handlers.routes import Surface
+from resilience.guard import GuardSettings
 
 
 class Mounted(NamedTuple):
@@ -30,12 +33,22 @@ def surfaces(parts: Parts, roles: Sequence[str]) -> list[Mounted]:
     """The surfaces that are enabled. Without the role `http` there are none."""
     if "http" not in roles:
         return []
-    auth = Authenticator(parts.settings.auth)
+    auth = _authenticator(parts)
     return [
         Mounted(build(parts, auth), getattr(parts.settings, name).port)
         for name, build in _BUILDERS.items()
         if getattr(parts.settings, name).enabled
     ]
+
+
+def _authenticator(parts: Parts) -> Authenticator:
+    """One for all surfaces: a token that one of them takes, the others take too."""
+    settings = parts.settings.auth
+    keys = None
+    if settings.jwks_url:
+        counterparty = parts.counterparty("signing_keys", GuardSettings())
+        keys = JwksKeys(counterparty, settings.jwks_url, cache_s=settings.jwks_cache_s)
+    return Authenticator(settings, keys, RedisRevocations(parts.batcher))
 
 
 def _core(parts: Parts, auth: Authenticator) -> CoreApi:

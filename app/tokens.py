@@ -11,7 +11,7 @@ from handlers.auth import AuthSettings
 
 def make_token(settings: AuthSettings, *, subject: str, role: str | None, hours: float) -> str:
     """A signed token that the surfaces accept. Raises `ValueError` when no secret is configured."""
-    if not settings.secret:
+    if not settings.secret or not settings.shares_secret:
         raise ValueError("auth.secret (JWT_SEC) is not set")
     now = int(time.time())
     claims: dict[str, object] = {"sub": subject, "iat": now, "exp": now + int(hours * 3600)}
@@ -21,4 +21,6 @@ def make_token(settings: AuthSettings, *, subject: str, role: str | None, hours:
         claims["iss"] = settings.issuer
     if settings.audience:
         claims["aud"] = settings.audience
-    return jwt.encode(claims, settings.secret, algorithm=settings.algorithms[0])
+    shared = next(name for name in settings.algorithms if name.startswith("HS"))
+    headers = {"kid": settings.secret_id} if settings.secret_id else None
+    return jwt.encode(claims, settings.secret, algorithm=shared, headers=headers)

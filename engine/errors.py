@@ -157,6 +157,12 @@ class BadUpstreamAnswer(TryLater):
     code = "BAD_UPSTREAM_ANSWER"
 
 
+class SigningKeysUnavailable(TryLater):
+    """The keys that tokens are signed with cannot be fetched, and none were kept."""
+
+    code = "SIGNING_KEYS_UNAVAILABLE"
+
+
 class StoreUnavailable(TryLater):
     """Redis did not confirm the step. It may have happened: repeat with the same Idempotency-Key."""
 

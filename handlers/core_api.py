@@ -48,6 +48,7 @@ ERRORS: Final[ErrorTable] = {
     errors.UserServiceUnavailable: 503,
     errors.OrderServiceUnavailable: 503,
     errors.BadUpstreamAnswer: 502,
+    errors.SigningKeysUnavailable: 503,
     errors.StoreUnavailable: 503,
     errors.Overloaded: 503,
 }

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from engine.errors import EngineError, Retry, TryLater
+from engine.errors import EngineError, Retry, SigningKeysUnavailable, TryLater
 from handlers.envelopes import Envelope, ErrorInfo
 from handlers.http import BODY_BYTES_MAX
 from handlers.routes import ErrorTable, Param, Route, Surface
@@ -220,6 +220,8 @@ def _refusals(route: Route, table: ErrorTable) -> list[_Refusal]:
     found = [_of_engine(error, table[error]) for error in route.errors]
     if route.auth:
         found.append(_UNAUTHORIZED)
+        # A document that does not depend on the configuration: keys of others may have to be fetched.
+        found.append(_of_engine(SigningKeysUnavailable, table[SigningKeysUnavailable]))
     if route.body is not None:
         found += _OF_BODIES
     if route.body is not None or any(param.place == "query" for param in route.params):

@@ -13,6 +13,9 @@ DATASET = "payments:dataset"
 FENCE = "payments:fence"
 """Written behind steps whose replication is waited for."""
 
+REVOKED = "payments:revoked:"
+"""With a token's digest, string with a time to live: it was logged out."""
+
 JOBS_GROUP = "workers"
 
 

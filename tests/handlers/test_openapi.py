@@ -384,7 +384,10 @@ def test_every_refusal_of_the_create_operation_stands_under_its_status() -> None
         ],
         500: ["INTERNAL"],
         502: ["BAD_UPSTREAM_ANSWER"],
-        503: ["ORDER_SERVICE_UNAVAILABLE", "OVERLOADED", "STORE_UNAVAILABLE", "USER_SERVICE_UNAVAILABLE"],
+        503: [
+            "ORDER_SERVICE_UNAVAILABLE", "OVERLOADED", "SIGNING_KEYS_UNAVAILABLE", "STORE_UNAVAILABLE",
+            "USER_SERVICE_UNAVAILABLE",
+        ],
     }  # fmt: skip
 
 
@@ -397,7 +400,7 @@ def test_every_refusal_of_a_change_stands_under_its_status() -> None:
         413: ["BODY_TOO_LARGE"],
         415: ["UNSUPPORTED_MEDIA_TYPE"],
         500: ["INTERNAL"],
-        503: ["OVERLOADED", "STORE_UNAVAILABLE"],
+        503: ["OVERLOADED", "SIGNING_KEYS_UNAVAILABLE", "STORE_UNAVAILABLE"],
     }
     used, bad = "IDEMPOTENCY_KEY_REUSED", "INVALID_REQUEST"
     assert codes("post", "/api/payments/{payment_id}/refund") == {
@@ -412,7 +415,11 @@ def test_every_refusal_of_a_change_stands_under_its_status() -> None:
 
 
 def test_an_operation_gives_only_the_refusals_of_its_kind() -> None:
-    lookup = {404: ["PAYMENT_NOT_FOUND"], 500: ["INTERNAL"], 503: ["OVERLOADED", "STORE_UNAVAILABLE"]}
+    lookup = {
+        404: ["PAYMENT_NOT_FOUND"],
+        500: ["INTERNAL"],
+        503: ["OVERLOADED", "SIGNING_KEYS_UNAVAILABLE", "STORE_UNAVAILABLE"],
+    }
 
     assert codes("get", "/api/payments/{payment_id}") == {401: ["UNAUTHORIZED"], **lookup}
     assert codes("get", "/api/payments/user/{user_id}") == {
