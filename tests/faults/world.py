@@ -445,12 +445,16 @@ async def world(
     acquirer_proxy: bool = False,
     acquirer: Mapping[str, Any] | None = None,
     appendfsync: str = "everysec",
+    server: RedisServer | None = None,
     start: bool = True,
     arguments: Sequence[str] = (),
 ) -> AsyncIterator[World]:
-    """Everything started, with one user; at the end the engines must stop in order, with exit code 0."""
+    """Everything started, with one user; at the end the engines must stop in order, with exit code 0.
+
+    A Redis `server` that is given must run; whoever gives it stops it.
+    """
     async with contextlib.AsyncExitStack() as stack:
-        server = stack.enter_context(_redis(appendfsync))
+        server = server or stack.enter_context(_redis(appendfsync))
         await _create_dataset(server.url)
         sims = await stack.enter_async_context(simulators(**(acquirer or {})))
         await sims.user()
