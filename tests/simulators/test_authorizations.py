@@ -257,4 +257,3 @@ async def test_latency_holds_back_the_answer_to_a_capture_not_the_capture(http: 
         await eventually(has_moved)
         assert not waiting.done()
     assert (await waiting).status == 200, "a stop ends every wait, with the answer"
-
