@@ -103,7 +103,7 @@ async def an_accepted_payment(store: RedisPayments, order: str) -> Payment:
 
 async def problems(pair: Pair, durability: str) -> str:
     """What the start-up check has to say."""
-    settings = RedisSettings(url=pair.primary.url, durability=durability)
+    settings = RedisSettings(url=pair.primary.url, durability=durability, timeout_s=60)
     client = connect(settings)
     try:
         return " ".join((await RedisCheck(client, settings).report()).problems)
