@@ -142,6 +142,12 @@ class MockBrokers:
         for each in self._ids:
             self._library.rd_kafka_mock_broker_set_rtt(self._cluster, each, int(seconds * 1000))
 
+    def quiet(self) -> bool:
+        """Whether nothing lies in their sockets, neither a request to be read nor an answer on its way."""
+        ours = {int(each.rpartition(":")[2]) for each in self.bootstrap.split(",")}
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return all(line[4] == "00000000:00000000" for line in lines if int(line[1].rpartition(":")[2], 16) in ours)
+
     def down(self) -> None:
         """All brokers drop their connections and take no new ones."""
         for each in self._ids:
