@@ -2,7 +2,7 @@
 
 | kind | the simulator acts | the client sees |
 |---|---|---|
-| `delay` | yes, at once | the answer, `delay_s` late |
+| `delay` | yes, at once | the answer, `delay_s` late, or when the faults are cleared |
 | `silence` | no | nothing, until it gives up |
 | `silence_after` | yes | nothing, until it gives up |
 | `error_before` | no | 500 |
@@ -149,7 +149,7 @@ class Faults:
             case Kind.WRONG_JSON:
                 return web.Response(body=GARBAGE, content_type="application/json")
             case _:
-                await self._pauses.sleep(fault.delay_s)
+                await self._pauses.delay(fault.delay_s)
                 return answer
 
     def _scripted(self, status: int) -> web.Response:
@@ -171,4 +171,5 @@ class Faults:
     async def _clear(self, _: web.Request) -> web.Response:
         cleared = len(self._active)
         self._active.clear()
+        self._pauses.release()
         return reply(200, {"cleared": cleared})

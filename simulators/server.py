@@ -21,7 +21,9 @@ class HasApp(Protocol):
 
 
 @asynccontextmanager
-async def serve(sim: HasApp, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+async def serve(
+    sim: HasApp, host: str = "127.0.0.1", port: int = 0, *, shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
+) -> AsyncIterator[str]:
     """Serve until the block ends; gives the base URL, with the real port when 0 was asked."""
     runner = web.AppRunner(
         sim.app(),
@@ -29,7 +31,7 @@ async def serve(sim: HasApp, host: str = "127.0.0.1", port: int = 0) -> AsyncIte
         # A client that leaves must not undo half of a charge: the handler runs on.
         handler_cancellation=False,
         keepalive_timeout=KEEPALIVE_TIMEOUT_S,
-        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        shutdown_timeout=shutdown_timeout_s,
     )
     try:
         await runner.setup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -92,27 +93,41 @@ def reset(request: web.Request) -> web.Response:
     return web.Response(status=500)
 
 
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
 class Pauses:
     """Waits of any length that all end when the server stops."""
 
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
+        self._releasing = asyncio.Event()
 
     def begin(self) -> None:
         """Start afresh: an event belongs to one loop, and a simulator may be served again in another."""
         self._stopping = asyncio.Event()
+        self._releasing = asyncio.Event()
 
     def end(self) -> None:
         """Wake everybody who waits. Safe to call twice."""
         self._stopping.set()
+        self._releasing.set()
+
+    def release(self) -> None:
+        """Wake everybody who is in `delay` now."""
+        self._releasing.set()
+        self._releasing = asyncio.Event()
 
     async def sleep(self, seconds: float) -> None:
         """Wait, but not beyond the stop of the server."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+        await _wait(self._stopping, seconds)
+
+    async def delay(self, seconds: float) -> None:
+        """Wait, but not beyond the next `release` or the stop of the server."""
+        await _wait(self._releasing, seconds)
 
     async def silence(self, request: web.Request) -> web.Response:
         """Say nothing until the client leaves or the server stops, then hang up without an answer."""

@@ -61,7 +61,7 @@ async def read_topic(bootstrap: str, topic: str) -> list[Record]:
     """Everything that is in the topic now; each partition, and so each key, in its order."""
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest")
     records: list[Record] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await consumer.start()
         try:
             ends = await consumer.end_offsets(list(consumer.assignment()))
@@ -84,7 +84,7 @@ async def nothing_left_behind() -> AsyncIterator[None]:
     yield
     if (current := asyncio.current_task()) is not None:  # a fixture is torn down by another task than it was set up
         tasks.add(current)
-    for _ in range(100):  # the other side closes its sockets a little later
+    for _ in range(1000):  # the other side closes its sockets a little later
         if asyncio.all_tasks() <= tasks and _descriptors() <= descriptors:
             break
         await asyncio.sleep(0.02)
@@ -141,6 +141,12 @@ class MockBrokers:
         """Every answer takes this long from now on."""
         for each in self._ids:
             self._library.rd_kafka_mock_broker_set_rtt(self._cluster, each, int(seconds * 1000))
+
+    def quiet(self) -> bool:
+        """Whether nothing lies in their sockets, neither a request to be read nor an answer on its way."""
+        ours = {int(each.rpartition(":")[2]) for each in self.bootstrap.split(",")}
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return all(line[4] == "00000000:00000000" for line in lines if int(line[1].rpartition(":")[2], 16) in ours)
 
     def down(self) -> None:
         """All brokers drop their connections and take no new ones."""

@@ -76,7 +76,7 @@ class RedisServer:
         arguments = [text for name, value in self._options.items() for text in (f"--{name}", value)]
         self._process = subprocess.Popen([self._executable, *arguments])
         client = self.client()
-        ends_at = time.monotonic() + 20
+        ends_at = time.monotonic() + 60
         while True:
             try:
                 client.ping()
@@ -214,7 +214,7 @@ class EngineProcess:
         if ready:
             await self.wait_ready()
 
-    async def wait_ready(self, timeout_s: float = 20) -> None:
+    async def wait_ready(self, timeout_s: float = 60) -> None:
         """Wait until `/ready` answers 200."""
         ends_at = time.monotonic() + timeout_s
         while True:
@@ -267,7 +267,7 @@ class EngineProcess:
             await response.read()
             return response
 
-    async def wait_status(self, payment_id: str, *, timeout_s: float = 20) -> dict[str, Any]:
+    async def wait_status(self, payment_id: str, *, timeout_s: float = 60) -> dict[str, Any]:
         """The payment, as soon as it is no longer processing."""
         ends_at = time.monotonic() + timeout_s
         while True:

@@ -192,7 +192,7 @@ async def test_the_redis_of_compose_is_fit_to_hold_money(tmp_path: Path) -> None
     assert options["appendfsync"] == "everysec"
     server = RedisServer(tmp_path, options)
     server.start()
-    settings = RedisSettings(url=server.url)
+    settings = RedisSettings(url=server.url, timeout_s=60)
     client = connect(settings)
     try:
         check = RedisCheck(client, settings)

@@ -29,7 +29,7 @@ def head(*lines: str, length: int | None = None, path: str = "/api/payments") ->
     return "\r\n".join([f"POST {path} HTTP/1.1", *fixed, *more, "", ""]).encode()
 
 
-async def exchange(port: int, data: bytes, *, within_s: float = 20) -> RawAnswer:
+async def exchange(port: int, data: bytes, *, within_s: float = 60) -> RawAnswer:
     """Send these bytes and read one answer, or until the engine closes. Raises `TimeoutError`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -19,11 +18,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 # Short patience, two tries, users not remembered for long, and a breaker that stays out of the way.
 GUARD = {
-    "TIMEOUT_S": "0.8", "SLOW_CALL_S": "0.7", "DEADLINE_S": "2.5", "TRIES_MAX": "2", "RETRY_BUDGET_MIN": "100000",
+    "TIMEOUT_S": "2.5", "SLOW_CALL_S": "2.4", "DEADLINE_S": "7", "TRIES_MAX": "2", "RETRY_BUDGET_MIN": "100000",
     "FAILURES_TO_OPEN": "100000", "WINDOW_CALLS_MIN": "100000",
 }  # fmt: skip
 SETTINGS = {
-    "PAYMENTS__USERS__CACHE_S": "0.5",
+    "PAYMENTS__USERS__CACHE_S": "4",
     **{f"PAYMENTS__{name}__GUARD__{key}": value for name in ("USERS", "ORDERS") for key, value in GUARD.items()},
 }
 UNAVAILABLE = {"users": "USER_SERVICE_UNAVAILABLE", "orders": "ORDER_SERVICE_UNAVAILABLE"}
@@ -94,10 +93,9 @@ async def mended(watched: Watched) -> AsyncIterator[None]:
 )
 async def test_a_service_that_does_not_answer_in_time_is_503(watched: Watched, service: str, kind: str) -> None:
     sims = watched.world.sims
-    await sims.fault(getattr(sims, service), kind, delay_s=5, method="GET")
-    asked = time.monotonic()
+    await sims.fault(getattr(sims, service), kind, delay_s=3600, method="GET")
+    # Were there no limit, the client's own would end it: `refused_until_mended` wants an answer.
     await refused_until_mended(watched.world, 503, UNAVAILABLE[service], service)
-    assert time.monotonic() - asked < 8
 
 
 @both
@@ -219,7 +217,7 @@ async def test_a_user_is_remembered_only_shortly(watched: Watched) -> None:
         answer = await watched.world.pay(payment_body(order, user_id=user), auth=token(user))
         return answer.status == 422
 
-    assert await eventually(no_longer_active, within_s=10)
+    assert await eventually(no_longer_active, within_s=60)
 
 
 async def test_an_inactive_user_is_not_remembered(watched: Watched) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,10 +22,20 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-async def held_payment(world: World) -> dict[str, Any]:
-    """A payment that stays `processing` for a while, because the acquirer thinks about it."""
-    await world.sims.fault(world.sims.acquirer, "delay", delay_s=0.6, times=1)
-    return await world.paid(wait_s=None)
+@contextlib.asynccontextmanager
+async def held_payment(world: World) -> AsyncIterator[dict[str, Any]]:
+    """A payment that stays `processing` until the end of the block, because the acquirer thinks about it."""
+    await world.sims.fault(world.sims.acquirer, "delay", delay_s=3600, times=1)
+    payment = await world.paid(wait_s=None)
+    try:
+        yield payment
+    finally:
+        await eventually(lambda: _thinks(world))
+        await world.sims.clear_faults(world.sims.acquirer)
+
+
+async def _thinks(world: World) -> bool:
+    return not (await world.sims.faults(world.sims.acquirer))["faults"]
 
 
 async def test_the_contracts_request_gets_the_contracts_answer(world: World) -> None:
@@ -49,10 +61,10 @@ async def test_the_contracts_request_gets_the_contracts_answer(world: World) -> 
 
 
 async def test_a_payment_is_read_while_processing_and_when_completed(world: World) -> None:
-    made = await held_payment(world)
-    path = f"{PAYMENTS}/{made['id']}"
-    held = await world.get(path)
-    assert (held.status, held.json) == (200, made)
+    async with held_payment(world) as made:
+        path = f"{PAYMENTS}/{made['id']}"
+        held = await world.get(path)
+        assert (held.status, held.json) == (200, made)
     await world.ended(made["id"])
     completed = (await world.get(path)).json
     [attempt] = completed["attempts"]
@@ -149,8 +161,8 @@ async def test_a_charge_that_nobody_answered_for_is_not_called_failed(world: Wor
 
 
 async def test_a_live_payment_has_no_events_yet(world: World) -> None:
-    payment = await held_payment(world)
-    assert (await world.get(f"{PAYMENTS}/{payment['id']}/events")).json == {"events": []}
+    async with held_payment(world) as payment:
+        assert (await world.get(f"{PAYMENTS}/{payment['id']}/events")).json == {"events": []}
     await world.ended(payment["id"])
 
 
@@ -214,8 +226,8 @@ async def test_the_answers_of_a_payment_show_brand_and_last_four_only(world: Wor
 
 async def test_what_is_kept_to_charge_a_card_is_gone_when_the_payment_has_ended(world: World) -> None:
     before = set(await world.at_rest())
-    payment = await held_payment(world)
-    assert sealed(set(world.written()) - before)
+    async with held_payment(world) as payment:
+        assert sealed(set(world.written()) - before)
     await world.ended(payment["id"])
     assert not sealed(set(await world.at_rest()) - before)
 

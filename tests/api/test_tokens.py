@@ -199,10 +199,14 @@ async def test_a_role_of_another_form_is_no_role(world: World, role: object) -> 
 
 async def test_a_token_is_refused_once_it_has_expired_however_often_it_was_good(world: World) -> None:
     """The engine may remember a token that it has verified, but not beyond its end."""
-    short = signed({"sub": USER, "exp": time.time() + 1})
-    assert (await world.get(f"{PAYMENTS}/user/{USER}", auth=short)).status == 200
+    for life_s in (1, 2, 4, 8, 16):  # a slow machine may find a short life over before it has asked
+        short = signed({"sub": USER, "exp": time.time() + life_s})
+        answer = await world.get(f"{PAYMENTS}/user/{USER}", auth=short)
+        if answer.status == 200:
+            break
+    assert answer.status == 200
     last_good = time.monotonic()
     while (answer := await world.get(f"{PAYMENTS}/user/{USER}", auth=short)).status == 200:
-        assert time.monotonic() - last_good < 15
+        assert time.monotonic() - last_good < 60
         await asyncio.sleep(0.1)
     world.refused(answer, 401, "UNAUTHORIZED")

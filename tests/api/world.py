@@ -76,7 +76,7 @@ def as_json(body: Mapping[str, Any], *, amount: str | None = None) -> bytes:
     return json.dumps({**body, "amount": "@amount@"}).replace('"@amount@"', amount).encode()
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], *, within_s: float = 10) -> T:
+async def eventually(look: Callable[[], Awaitable[T | None]], *, within_s: float = 30) -> T:
     """Look again and again; gives the first answer that is something."""
     ends_at = time.monotonic() + within_s
     while not (found := await look()):
@@ -144,7 +144,7 @@ class World:
         self,
         *,
         user_id: str = USER,
-        wait_s: int | None = 10,
+        wait_s: int | None = 20,
         headers: Mapping[str, str] | None = None,
         **card: str,
     ) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class World:
         finally:
             client.close()
 
-    async def at_rest(self, *, within_s: float = 20) -> dict[str, Any]:
+    async def at_rest(self, *, within_s: float = 60) -> dict[str, Any]:
         """What is written, as soon as no payment is under way and every event is out."""
 
         async def resting() -> dict[str, Any] | None:
@@ -234,7 +234,7 @@ class World:
         assert await self.sims.effects() == effects
         assert await self.metric("http_requests_total", status="500") == broken
 
-    async def log_lines(self, *, within_s: float = 5) -> list[dict[str, Any]]:
+    async def log_lines(self, *, within_s: float = 30) -> list[dict[str, Any]]:
         """What the engine has logged up to now; it is written a moment later than it happens."""
         mark = f"mark-{next(self._numbers)}"
         await self.paid(headers={"X-Request-Id": mark})
@@ -299,7 +299,7 @@ async def world_around(sims: Sims, **settings: str) -> AsyncIterator[World]:
         engine = EngineProcess(server.url, sims, folder, **settings)
         try:
             await engine.start()
-            timeout = aiohttp.ClientTimeout(total=30)
+            timeout = aiohttp.ClientTimeout(total=120)
             async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
                 world = World(server, sims, engine, session)
                 await world.load_document()

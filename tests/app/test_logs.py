@@ -213,7 +213,7 @@ async def test_what_is_little_is_written_soon_and_the_rest_at_the_end() -> None:
     buffer = BufferedLog(terminal)
     running = asyncio.create_task(buffer.run())
     buffer.write("first\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not terminal.getvalue():  # noqa: ASYNC110 - written by time
             await asyncio.sleep(0.01)
     buffer.write("last\n")

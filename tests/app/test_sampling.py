@@ -125,9 +125,9 @@ async def test_the_sampler_looks_again_and_watches_the_loop(rate: SuccessRate) -
     instruments = Instruments(CollectorRegistry())
     sampler = Sampler(instruments, FakeDepths(DEPTHS), rate, lambda: 5, FakeClock(), every_s=0.1)
     running = asyncio.create_task(sampler.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not (lag := instruments.registry.get_sample_value("event_loop_lag_seconds")):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     running.cancel()
     await asyncio.wait([running])
-    assert running.cancelled() and 0 < lag < 5
+    assert running.cancelled() and 0 < lag < 30

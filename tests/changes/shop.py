@@ -96,7 +96,7 @@ class Shop:
             payment = await self.payment(payment_id)
             return payment if holds(payment) else None
 
-        return await eventually(look, within_s=25)
+        return await eventually(look, within_s=60)
 
     async def until_refunds(self, payment_id: str, *states: str) -> list[dict[str, Any]]:
         """The refunds as soon as they stand like this, in order."""
@@ -105,7 +105,7 @@ class Shop:
             refunds = await self.refunds(payment_id)
             return refunds if [refund["status"] for refund in refunds] == list(states) else None
 
-        return await eventually(look, within_s=25)
+        return await eventually(look, within_s=60)
 
     async def effects(self, payment_id: str) -> list[tuple[str, int]]:
         """What the acquirer did with the payment's money: kind and minor units, in order."""
@@ -123,7 +123,7 @@ class Shop:
             lines = self.lines_of(payment_id)
             return lines if len(lines) >= count else None
 
-        lines = await eventually(look, within_s=20)
+        lines = await eventually(look, within_s=60)
         bodies = (await self.world.get(f"{PAYMENTS}/{payment_id}/events", auth=service_token())).json["events"]
         assert [line["value"] for line in lines] == bodies, "the API and the file tell different stories"
         previous = ""

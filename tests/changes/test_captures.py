@@ -150,12 +150,13 @@ async def test_without_a_wish_to_wait_the_answer_is_202_and_a_second_wish_is_ref
         ("cancel", "authorized and being cancelled", "/voids", "cancelled"),
     ):
         payment = await shop.authorized()
-        await shop.sims.fault(shop.sims.acquirer, "delay", delay_s=0.4, path_contains=path, times=1)
+        await shop.block(path)
         answer = await shop.ask(what, payment["id"])
         assert (answer.status, answer.json["status"]) == (202, "authorized")
         for second in ("capture", "cancel"):
             error = shop.world.refused(await shop.ask(second, payment["id"]), 409, "ILLEGAL_MOVE")
             assert error["details"] == {"status": doing, "allowed": ""}
+        await shop.sims.clear_faults(shop.sims.acquirer)
         assert (await shop.until(payment["id"], status(wanted)))["attempts"]
 
 

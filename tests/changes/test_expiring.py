@@ -63,8 +63,15 @@ async def test_a_capture_that_comes_too_late_is_declined_and_then_the_authorizat
 
 
 async def test_what_was_captured_in_time_does_not_expire(shop: Shop) -> None:
-    payment = await shop.authorized()
-    captured = (await shop.ask("capture", payment["id"], Prefer="wait=20")).json
+    for _ in range(5):
+        payment = await shop.authorized()
+        answer = await shop.ask("capture", payment["id"], Prefer="wait=20")
+        if now_ms() < from_rfc3339(payment["authorizedUntil"]):
+            break
+        # This machine was too busy: the authorization may have been over before it was captured.
+    else:
+        pytest.fail("a capture never ended within the time of its authorization")
+    captured = answer.json
     assert captured["status"] == "completed"
     await shop.until(payment["id"], lambda _: _is_over(payment["authorizedUntil"], grace_ms=600))
     assert (await shop.payment(payment["id"])) == captured

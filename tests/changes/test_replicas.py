@@ -76,10 +76,10 @@ def pair() -> Iterator[Pair]:
 
 
 @contextlib.asynccontextmanager
-async def a_store(pair: Pair, replicas: int = 1) -> AsyncIterator[RedisPayments]:
-    """Payments on the primary that wait for so many replicas."""
-    client = connect(RedisSettings(url=pair.primary.url))
-    batcher = Batcher(client, Instruments(CollectorRegistry()), replicas=replicas, replicas_timeout_s=0.4)
+async def a_store(pair: Pair, replicas: int = 1, *, patience_s: float = 0.4) -> AsyncIterator[RedisPayments]:
+    """Payments on the primary that wait for so many replicas, so long."""
+    client = connect(RedisSettings(url=pair.primary.url, timeout_s=60))
+    batcher = Batcher(client, Instruments(CollectorRegistry()), replicas=replicas, replicas_timeout_s=patience_s)
     batching = asyncio.create_task(batcher.run())
     try:
         yield RedisPayments(batcher, Keys(16), jobs_max=1000, outbox_max=1000, cvv_ttl_s=60)
@@ -103,7 +103,7 @@ async def an_accepted_payment(store: RedisPayments, order: str) -> Payment:
 
 async def problems(pair: Pair, durability: str) -> str:
     """What the start-up check has to say."""
-    settings = RedisSettings(url=pair.primary.url, durability=durability)
+    settings = RedisSettings(url=pair.primary.url, durability=durability, timeout_s=60)
     client = connect(settings)
     try:
         return " ".join((await RedisCheck(client, settings).report()).problems)
@@ -113,7 +113,7 @@ async def problems(pair: Pair, durability: str) -> str:
 
 async def test_a_step_counts_with_enough_replicas_and_without_them_nobody_says_yes(pair: Pair) -> None:
     """Gone replica: unknown, not success, and the check says so. Back again: the repeated step is found done, once."""
-    async with a_store(pair) as store:
+    async with a_store(pair, patience_s=30) as store, a_store(pair) as hasty:
         settling = settled(await an_accepted_payment(store, "order-1"), APPROVED, now_ms=NOW_MS + 5)
         assert await store.apply(settling) is None
         assert "are connected" not in await problems(pair, "wait:1")
@@ -121,9 +121,9 @@ async def test_a_step_counts_with_enough_replicas_and_without_them_nobody_says_y
         waiting = settled(await an_accepted_payment(store, "order-2"), APPROVED, now_ms=NOW_MS + 5)
         pair.lose()
         with pytest.raises(StoreUnavailable):
-            await store.apply(waiting)
+            await hasty.apply(waiting)
         with pytest.raises(StoreUnavailable):
-            await an_accepted_payment(store, "order-3")
+            await an_accepted_payment(hasty, "order-3")
         assert "redis.durability is wait:1, but 0 are connected" in await problems(pair, "wait:1")
         assert "are connected" not in await problems(pair, "strict")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,22 +134,34 @@ async def test_a_renamed_file_is_left_alone_and_a_new_one_begun(tmp_path: Path) 
     assert (ids_in(kept), ids_in(path)) == (["pay-1-1"], ["pay-1-2"])
 
 
+async def _opened(path: Path, times: int) -> None:
+    """Wait until this process has the file open so often: a thread that waits for the lock has opened it."""
+    wanted, count = path.stat(), 0
+    async with asyncio.timeout(30):
+        while count < times:
+            await asyncio.sleep(0.01)
+            count = 0
+            for number in os.listdir("/dev/fd"):  # noqa: PTH208 (iterdir would keep one more open)
+                with contextlib.suppress(OSError):
+                    count += os.path.samestat(os.fstat(int(number)), wanted)
+
+
 async def test_a_cancelled_publish_does_not_mix_with_the_next_one(tmp_path: Path) -> None:
     """Its thread may still be writing when the next batch comes."""
     path = tmp_path / "events.jsonl"
-    file = EventFile(path)
+    file = EventFile(path, lock_timeout_s=60)
     with path.open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         first = asyncio.create_task(file.publish([make_event("t", "pay-1", n) for n in range(500)]))
-        await asyncio.sleep(0.1)
+        await _opened(path, 2)
         first.cancel()
         second = asyncio.create_task(file.publish([make_event("t", "pay-2", n) for n in range(500)]))
-        await asyncio.sleep(0.1)
+        await _opened(path, 3)
 
     assert await second == [True] * 500
 
     assert first.cancelled()
-    for _ in range(500):  # its thread goes on without it
+    for _ in range(3000):  # its thread goes on without it
         if len(ids := ids_in(path)) == 1000:
             break
         await asyncio.sleep(0.01)

@@ -57,7 +57,7 @@ def scripted(*answers: bytes, keep: bool = True) -> Serve:
     return serve
 
 
-async def ask(wire: Wire, url: str, *, method: str = "GET", timeout_s: float = 2.0) -> Answer:
+async def ask(wire: Wire, url: str, *, method: str = "GET", timeout_s: float = 30.0) -> Answer:
     return await wire.exchange(
         method, parse_url(url), {"X-Request-Id": "r"}, None, timeout_s=timeout_s, connect_timeout_s=timeout_s
     )
@@ -133,17 +133,22 @@ async def test_an_answer_that_nobody_asked_for_is_never_the_next_requests_answer
 
 
 async def test_a_late_second_answer_is_never_the_next_requests_answer(wire: Wire) -> None:
+    answered = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(OK)
-        await asyncio.sleep(0.05)
+        await answered.wait()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")
         await reader.readuntil(b"\r\n\r\n")
         writer.write(OK)
 
     async with server(serve) as url:
         assert await ask(wire, url) == Answer(200, b"ok")
-        await asyncio.sleep(0.15)
+        answered.set()
+        async with asyncio.timeout(30):
+            while wire._open:  # noqa: ASYNC110 - it has come when it has cost its connection
+                await asyncio.sleep(0.001)
         assert await ask(wire, url) == Answer(200, b"ok")
 
 

@@ -180,7 +180,7 @@ async def test_a_closed_gate_refuses_before_anybody_is_asked_even_for_a_payment_
 async def test_both_services_are_asked_at_once(desk: Desk) -> None:
     """Each answers only after the other has been asked."""
     desk.users.hold, desk.orders.hold = desk.orders.reached, desk.users.reached
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await desk.accept()
     assert (desk.users.asked, desk.orders.asked) == ([USER], [ORDER])
 

@@ -95,7 +95,7 @@ class Post:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what has no event of its own."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 

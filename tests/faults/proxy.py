@@ -39,7 +39,7 @@ class Rule:
         self.released = asyncio.Event()
         self._seen = asyncio.Event()
 
-    async def seen(self, timeout_s: float = 15.0) -> None:
+    async def seen(self, timeout_s: float = 60.0) -> None:
         """Wait until it has fired."""
         async with asyncio.timeout(timeout_s):
             await self._seen.wait()

@@ -79,7 +79,7 @@ def test_nothing_is_wrong_with_a_healthy_dataset(healthy: Healthy) -> None:
     evidence = _read_again(client, healthy)
     evidence.told.append(evidence.told[0])
     assert violations(evidence) == []
-    assert asyncio.run(audit_findings(RedisSettings(url=healthy.server.url))) == []
+    assert asyncio.run(audit_findings(RedisSettings(url=healthy.server.url, timeout_s=60))) == []
     client.close()
 
 
@@ -247,7 +247,7 @@ def test_a_spoiled_store_is_found(healthy: Healthy, spoil: Spoil, promise: str, 
     found = violations(_read_again(client, healthy))
     client.close()
     assert promise in {problem.partition(":")[0] for problem in found}, found
-    assert bool(asyncio.run(audit_findings(RedisSettings(url=healthy.server.url)))) is audited
+    assert bool(asyncio.run(audit_findings(RedisSettings(url=healthy.server.url, timeout_s=60)))) is audited
 
 
 def _effect(evidence: Evidence, payment_id: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.faults.proxy import Fate
 from tests.faults.side_by_side import side_by_side
-from tests.faults.world import LEASE_S, World, eventually, world
+from tests.faults.world import LEASE_S, STEADY, World, eventually, world
 
 INTENDS = rb'\{"v":2,"id"'
 SETTLES = rb"payment_completed"
@@ -17,17 +17,17 @@ SETTLES = rb"payment_completed"
 @side_by_side
 async def test_an_engine_paused_while_the_acquirer_is_silent_does_no_harm_when_it_wakes_up(folder: Path) -> None:
     """One charge was done and one was not; the other engine finds out and finishes both. No dedupe to help."""
-    async with world(folder, acquirer={"dedupe": False}) as w:
+    async with world(folder, STEADY, acquirer={"dedupe": False}) as w:
         wishes = [await w.shop.wish(), await w.shop.wish()]
         await w.sims.fault(w.sims.acquirer, "silence", times=1, method="POST")
         await w.sims.fault(w.sims.acquirer, "silence_after", times=1, method="POST")
-        await asyncio.gather(*(w.shop.post(wish) for wish in wishes))
+        both = await asyncio.gather(*(w.shop.insist(wish) for wish in wishes))
         await eventually(lambda: _both_fired(w))
         w.engine.signal(signal.SIGSTOP)
         assert len(await w.sims.effects()) == 1
         other = w.another_engine()
         await other.start()
-        ended = [await other.wait_status(posted.payment_id) for posted in w.shop.posted]
+        ended = [await other.wait_status(posted.payment_id) for posted in both]
         assert [payment["status"] for payment in ended] == ["completed", "completed"]
         w.engine.signal(signal.SIGCONT)
         # Its requests have run into their time-out by now, and it settles what it believes.
@@ -39,22 +39,22 @@ async def test_an_engine_paused_while_the_acquirer_is_silent_does_no_harm_when_i
 @side_by_side
 async def test_an_engine_paused_before_it_sends_does_not_send_when_its_lease_is_over(folder: Path) -> None:
     """It has written its intent and wakes up to find the reply; meanwhile the other engine has charged."""
-    settings = {"PAYMENTS__REDIS__TIMEOUT_S": "30"}  # so that it is the lease that stops it, not a time-out
-    async with world(folder, settings, redis_proxy=True, acquirer={"dedupe": False}) as w:
+    # Steady, so that it is the lease that stops it, not a time-out.
+    async with world(folder, STEADY, redis_proxy=True, acquirer={"dedupe": False}) as w:
         answered, unsent = await w.shop.wish(), await w.shop.wish()
         settling = w.proxy.on(SETTLES, Fate.HOLD)
-        await w.shop.post(answered)
+        first = await w.shop.insist(answered)
         await settling.seen()
         intending = w.proxy.on(INTENDS, Fate.HOLD_REPLY)
-        await w.shop.post(unsent)
+        second = await w.shop.insist(unsent)
         await intending.seen()
-        await asyncio.sleep(0.1)
+        await eventually(lambda: (w.record(second.payment_id) or {}).get("attempts"))
         w.engine.signal(signal.SIGSTOP)
         intending.released.set()
         assert len(await w.sims.effects()) == 1
         other = w.another_engine()
         await other.start()
-        ended = [await other.wait_status(posted.payment_id) for posted in w.shop.posted]
+        ended = [await other.wait_status(posted.payment_id) for posted in (first, second)]
         assert [payment["status"] for payment in ended] == ["completed", "completed"]
         # Its settlement of the first arrives late, and its wish to send the second is too old.
         settling.released.set()
@@ -77,7 +77,7 @@ async def test_two_engines_under_load_charge_once_though_one_stands_still_for_lo
             await w.shop.until_accepted(200)
         await asyncio.sleep(LEASE_S + 3.0)
         other.signal(signal.SIGCONT)
-        w.shop.answer_timeout_s = 5.0
+        w.shop.answer_timeout_s = 30.0
         evidence = await w.judge()
         assert evidence.payments.keys() == w.shop.accepted
         assert any(posted.outcome == "unknown" for posted in w.shop.posted)

@@ -59,11 +59,12 @@ async def _survives_kills_of_redis(w: World, moment: Callable[[World], Awaitable
 
 
 async def _until_no_fsync(w: World) -> None:
-    """Redis starts an fsync with the first write of a second: in the middle of one, none is about to begin."""
+    """No fsync is under way, and none begins: writes are held back, unanswered, as they may be at any moment."""
     with contextlib.closing(w.redis.client()) as client:
+        client.client_pause(60_000, all=False)
         while True:
             facts: Any = client.info("persistence")
-            if not facts["aof_pending_bio_fsync"] and not facts["aof_buffer_length"] and 0.3 < time.time() % 1 < 0.8:
+            if not facts["aof_pending_bio_fsync"] and not facts["aof_buffer_length"]:
                 return
             await asyncio.sleep(0)
 
@@ -75,14 +76,15 @@ async def test_connections_to_redis_cut_again_and_again_under_load_cost_nothing(
     async with world(folder, redis_proxy=True) as w:
         async with w.shop.buying():
             await w.shop.until_accepted(1)
-            for _ in range(40):
+            cuts, ends_at = 0, time.monotonic() + 120
+            while cuts < 40 or w.proxy.fired["cut_now"] <= 5 or not w.proxy.fired["cut_after_bytes"]:
                 w.proxy.cut_after_bytes = chance.randrange(1, 2_000) if chance.random() < 0.5 else None
                 await asyncio.sleep(0.02 + chance.random() * 0.05)
                 w.proxy.cut_now()
+                cuts += 1
+                assert time.monotonic() < ends_at, w.proxy.fired
             w.proxy.clear()
             w.proxy.cut_now()
-        assert w.proxy.fired["cut_now"] > 5
-        assert w.proxy.fired["cut_after_bytes"] > 0
         evidence = await w.judge()
         assert evidence.payments.keys() == w.shop.accepted
 
@@ -122,7 +124,7 @@ async def test_an_accept_script_whose_reply_is_lost_does_not_revive_a_payment_th
     folder: Path,
 ) -> None:
     """The decline gives the order free; the repeated step must not take the free order for a new beginning."""
-    async with world(folder, {"PAYMENTS__REDIS__TIMEOUT_S": "0.5"}, redis_proxy=True) as w:
+    async with world(folder, {"PAYMENTS__REDIS__TIMEOUT_S": "2"}, redis_proxy=True) as w:
         # No reset: the reply does not come, so the step is repeated after the time-out, long after the decline.
         rule = w.proxy.on(ACCEPTS, Fate.HOLD_REPLY)
         posting = asyncio.ensure_future(w.shop.post(await w.shop.wish({"cardNumber": cards.DECLINED})))
@@ -186,11 +188,15 @@ async def test_a_queue_to_redis_that_stays_full_refuses_work_and_the_engine_live
         accepted = [await w.shop.insist(await w.shop.wish()) for _ in range(3)]
         w.proxy.delay_s = 0.1
         wishes = [await w.shop.wish() for _ in range(40)]
-        ends_at = time.monotonic() + 4.0  # every lease is renewed twice in that time
+        began = time.monotonic()
+        refused = 0
 
         async def hammer(number: int) -> None:
-            while time.monotonic() < ends_at:
-                await w.engine.get(f"/api/payments/{accepted[number % 3].payment_id}")
+            nonlocal refused
+            # Every lease is renewed twice in four seconds.
+            while time.monotonic() - began < 4.0 or (refused <= 100 and time.monotonic() - began < 60.0):
+                answer = await w.engine.get(f"/api/payments/{accepted[number % 3].payment_id}")
+                refused += answer.status == 503
 
         await asyncio.gather(*(hammer(number) for number in range(120)), *(w.shop.post(wish) for wish in wishes))
         w.proxy.clear()
@@ -209,7 +215,8 @@ async def _decided(w: World, wish: Wish) -> str:
     """What the client hears in the end, when it repeats what told it nothing."""
     while True:
         posted = await w.shop.post(wish)
-        if posted.outcome != "unknown":
+        # A user or order service that did not answer in time has not decided either.
+        if posted.outcome != "unknown" and not posted.detail.startswith("50"):
             return posted.detail or posted.outcome
         await asyncio.sleep(0.05)
 

@@ -59,6 +59,8 @@ async def test_a_charge_cut_off_on_its_way_is_asked_about_and_never_sent_twice_i
     async with world(folder, acquirer_proxy=True, acquirer={"dedupe": False}) as w:
         assert w.acquirer_proxy is not None
         for fate, effects in ((Fate.LOSE_REPLY, 1), (Fate.RESET, 0)):
+            # Nobody hears what became of it before it was looked at.
+            await w.sims.fault(w.sims.acquirer, "status", status=503, method="GET", path_contains="/charges")
             before = len(await w.sims.effects())
             rule = w.acquirer_proxy.on(CHARGES, fate)
             posted = await w.shop.insist(await w.shop.wish())
@@ -66,6 +68,7 @@ async def test_a_charge_cut_off_on_its_way_is_asked_about_and_never_sent_twice_i
             await _until_unknown(w, posted.payment_id)
             assert len(await w.sims.effects()) == before + effects
             assert await w.shop.look(posted.payment_id) == "processing"
+            await w.sims.clear_faults(w.sims.acquirer)
         evidence = await w.judge()
         assert len(evidence.effects) == 2
 

@@ -59,12 +59,21 @@ QUICK: Mapping[str, str] = {
     "PAYMENTS__WORKER__LEASE_S": "7",
     "PAYMENTS__WORKER__CLAIM_IDLE_S": "7",
     "PAYMENTS__WORKER__REDRIVE_AFTER_S": "3",
-    "PAYMENTS__REDIS__TIMEOUT_S": "1",
+    "PAYMENTS__REDIS__TIMEOUT_S": "5",
     "PAYMENTS__REDIS__CHECK_EVERY_S": "0.5",
 }
 LEASE_S = 7.0
 
-HEALED_WITHIN_S = 60.0
+# No time-out strikes between the moment that a scenario waits for and its kill or pause.
+STEADY: Mapping[str, str] = {
+    "PAYMENTS__ACQUIRER__GUARD__TIMEOUT_S": "8",
+    "PAYMENTS__ACQUIRER__GUARD__DEADLINE_S": "8.5",
+    "PAYMENTS__WORKER__LEASE_S": "13.5",
+    "PAYMENTS__WORKER__CLAIM_IDLE_S": "13.5",
+    "PAYMENTS__REDIS__TIMEOUT_S": "30",
+}
+
+HEALED_WITHIN_S = 120.0
 # Answers that leave open whether something was written: the client must repeat with the same key to know.
 _TELLS_NOTHING = ("INTERNAL", "STORE_UNAVAILABLE")
 _BROKEN = re.compile(r'Traceback|"level":"error"|never retrieved|never awaited')
@@ -87,7 +96,7 @@ class Engine(EngineProcess):
                 env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
         if ready:
-            await self.wait_ready(timeout_s=60)
+            await self.wait_ready(timeout_s=120)
 
     @property
     def running(self) -> bool:
@@ -114,7 +123,7 @@ class Engine(EngineProcess):
         self._process = None
         return code
 
-    async def wait_status(self, payment_id: str, *, timeout_s: float = 60) -> dict[str, Any]:
+    async def wait_status(self, payment_id: str, *, timeout_s: float = 120) -> dict[str, Any]:
         """The payment, as soon as it is no longer processing."""
         return await super().wait_status(payment_id, timeout_s=timeout_s)
 
@@ -159,7 +168,7 @@ class Shop:
         self.seen: list[Seen] = []
         self.answers: list[bytes] = []
         """The bodies and headers of all answers, to be searched."""
-        self.answer_timeout_s = 5.0
+        self.answer_timeout_s = 30.0
         self._engines = engines
         self._session = session
         self._sims = sims
@@ -197,7 +206,7 @@ class Shop:
         code = body["error"]["code"]
         return self._remember(wish, "unknown" if code in _TELLS_NOTHING else "refused", detail=f"{status} {code}")
 
-    async def insist(self, wish: Wish, *, patience_s: float = 60.0) -> Posted:
+    async def insist(self, wish: Wish, *, patience_s: float = 120.0) -> Posted:
         """Post until it is accepted."""
         ends_at = time.monotonic() + patience_s
         while (posted := await self.post(wish)).outcome != "ok":
@@ -396,7 +405,7 @@ class World:
 
     async def findings(self) -> list[str]:
         """What the audit finds wrong, without a process of its own."""
-        return await audit_findings(RedisSettings(url=f"redis://127.0.0.1:{self.redis.port}/0"))
+        return await audit_findings(RedisSettings(url=f"redis://127.0.0.1:{self.redis.port}/0", timeout_s=60))
 
     async def audit(self) -> tuple[int, str]:
         """`python -m app audit`: its exit code, and what it printed."""
@@ -511,7 +520,7 @@ async def audit_findings(settings: RedisSettings) -> list[str]:
 
 
 async def _create_dataset(url: str) -> None:
-    settings = RedisSettings(url=url)
+    settings = RedisSettings(url=url, timeout_s=60)
     client = connect(settings)
     try:
         assert await RedisCheck(client, settings).create_dataset()
@@ -519,7 +528,7 @@ async def _create_dataset(url: str) -> None:
         await client.aclose()
 
 
-async def eventually(condition: Callable[[], Any], *, timeout_s: float = 60.0, every_s: float = 0.02) -> None:
+async def eventually(condition: Callable[[], Any], *, timeout_s: float = 120.0, every_s: float = 0.02) -> None:
     """Wait until the condition holds; it may be a plain or an async function."""
     ends_at = time.monotonic() + timeout_s
     while True:

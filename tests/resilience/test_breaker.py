@@ -271,9 +271,8 @@ async def test_a_cancellation_that_meets_the_limit_stays_a_cancellation() -> Non
 
     task = asyncio.ensure_future(breaker.call(hang, limit_s=0.02))
     await asyncio.sleep(0)
-    loop = asyncio.get_running_loop()
-    loop.call_later(0.01, time.sleep, 0.04)  # a loop that is held up finds both timers due, the limit first
-    loop.call_later(0.03, task.cancel)
+    asyncio.get_running_loop().call_later(0.03, task.cancel)
+    time.sleep(0.05)  # a loop that is held up finds both timers due, the limit first
     await asyncio.wait([task])
     assert task.cancelled()
     assert breaker.state == "closed"

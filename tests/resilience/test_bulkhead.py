@@ -88,7 +88,7 @@ async def test_without_a_queue_it_refuses_when_every_place_is_taken() -> None:
         await doors.enter()
 
 
-@pytest.mark.parametrize(("waiting_timeout_s", "patience_s"), [(0.01, None), (5.0, 0.01), (0.01, 5.0)])
+@pytest.mark.parametrize(("waiting_timeout_s", "patience_s"), [(0.01, None), (60.0, 0.01), (0.01, 60.0)])
 async def test_nobody_waits_longer_than_allowed(waiting_timeout_s: float, patience_s: float | None) -> None:
     doors = bulkhead(waiting_timeout_s=waiting_timeout_s)
     assert doors.enter_now()
@@ -96,7 +96,7 @@ async def test_nobody_waits_longer_than_allowed(waiting_timeout_s: float, patien
     started_s = loop.time()
     with pytest.raises(BulkheadFull):
         await doors.enter(patience_s=patience_s)
-    assert loop.time() - started_s < 1
+    assert loop.time() - started_s < 30
     assert (doors.in_flight, doors.waiting) == (1, 0)
 
 

@@ -14,5 +14,5 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
     and would eat a scripted reset.
     """
     connector = aiohttp.TCPConnector(force_close=True)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=10)) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
         yield session

@@ -109,7 +109,7 @@ async def has_fired(http: aiohttp.ClientSession, base: str) -> bool:
     return bool(await fired(http, base))
 
 
-async def eventually(claim: Callable[[], Awaitable[bool]], *, within_s: float = 5.0) -> None:
+async def eventually(claim: Callable[[], Awaitable[bool]], *, within_s: float = 30.0) -> None:
     """Wait until a claim holds; on a busy machine a fixed sleep is either too short or too long."""
     async with asyncio.timeout(within_s):
         while not await claim():  # noqa: ASYNC110 - what happens, happens behind HTTP

@@ -106,6 +106,12 @@ class Dataset:
         """Everything that is written: each key's serialized value, and whether it will expire."""
         return {name: (await self.ask("DUMP", name), await self.ask("PTTL", name) >= 0) for name in await self.names()}
 
+    async def blocked(self) -> bool:
+        """Whether a client waits inside a command now, on any primary."""
+        nodes = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(self.client) else {}
+        found: dict[str, Any] = await self.client.execute_command("INFO", "clients", **nodes)
+        return any(facts["blocked_clients"] for facts in (found.values() if nodes else [found]))
+
     async def version(self) -> tuple[int, ...]:
         """The server's version; fakeredis plays a 7.0."""
         if type(self.client).__module__.startswith("fakeredis"):
@@ -141,7 +147,7 @@ async def batching(batcher: Batcher) -> AsyncIterator[None]:
     assert task.cancelled(), "the batcher ended by itself"
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], *, timeout_s: float = 10) -> None:
+async def eventually(holds: Callable[[], Awaitable[bool]], *, timeout_s: float = 30) -> None:
     """Wait for something that other tasks do."""
     ends_at = time.monotonic() + timeout_s
     while not await holds():
@@ -149,8 +155,8 @@ async def eventually(holds: Callable[[], Awaitable[bool]], *, timeout_s: float =
         await asyncio.sleep(0.01)
 
 
-def connected(url: str, *, timeout_s: float = 5.0) -> RedisClient:
-    """A client as the application makes it."""
+def connected(url: str, *, timeout_s: float = 60.0) -> RedisClient:
+    """A client as the application makes it, but patient: a slow machine is no trouble with the store."""
     return connect(RedisSettings(url=url, timeout_s=timeout_s))
 
 

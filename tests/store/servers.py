@@ -137,7 +137,7 @@ def sentinel_of(primary_port: int, service: str) -> Iterator[int]:
             process.wait(20)
 
 
-def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 20) -> None:
+def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 60) -> None:
     """Wait for something that other processes do."""
     ends_at = time.monotonic() + timeout_s
     while not holds():

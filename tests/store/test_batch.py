@@ -15,7 +15,7 @@ import pytest
 from engine.errors import Overloaded, StoreUnavailable
 from engine.store.batch import Batcher
 from engine.store.step import Step
-from tests.store.datasets import Dataset, Places, batching, connected, only, running, servers_only
+from tests.store.datasets import Dataset, Places, batching, connected, eventually, only, running, servers_only
 from tests.store.servers import one_server
 from tests.support import RedisServer, free_port
 
@@ -100,7 +100,7 @@ async def test_a_caller_who_gives_up_does_not_disturb_the_others(store: Dataset,
 async def test_the_batcher_ends_when_it_is_cancelled_and_tells_whoever_waits(store: Dataset, passes: int) -> None:
     """In whatever moment: before a pipeline leaves, while it is written, while its answer is awaited."""
     batcher = Batcher(store.client, store.instruments, batch_max=4, pipelines_max=1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async with batching(batcher):
             futures = [batcher.command("INCR", name) for name in _names(store, 40)]
             for _ in range(passes):
@@ -115,7 +115,7 @@ async def test_a_command_after_the_batcher_has_ended_is_refused_and_does_not_wai
     batcher = Batcher(store.client, store.instruments)
     async with batching(batcher):
         assert await batcher.command("INCR", f"{store.shard.tag}:number") == 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(StoreUnavailable):
             await batcher.command("INCR", f"{store.shard.tag}:number")
 
@@ -126,8 +126,8 @@ async def test_an_answer_that_comes_after_the_batcher_ended_is_never_taken_for_a
     shard = store.shard
     batcher = Batcher(store.client, store.instruments, pipelines_max=1)
     async with batching(batcher):
-        blocked = batcher.command("BLPOP", f"{shard.tag}:queue", 1)
-        await asyncio.sleep(0.05)
+        blocked = batcher.command("BLPOP", f"{shard.tag}:queue", 60)
+        await eventually(store.blocked)
     with pytest.raises(StoreUnavailable):
         await blocked
     await store.ask("RPUSH", f"{shard.tag}:queue", "late")
@@ -164,10 +164,10 @@ async def test_a_dead_line_shows_no_argument(places: Places) -> None:
 @servers_only("fakeredis has no connections to kill")
 async def test_a_killed_connection_fails_what_was_on_it_and_nothing_later(store: Dataset) -> None:
     tag = store.shard.tag
-    in_flight = [store.batcher.command("BLPOP", f"{tag}:queue", 5), store.batcher.command("INCR", f"{tag}:behind")]
-    await asyncio.sleep(0.05)
+    in_flight = [store.batcher.command("BLPOP", f"{tag}:queue", 60), store.batcher.command("INCR", f"{tag}:behind")]
+    await eventually(store.blocked)
     await store.everywhere("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
-    outcomes = await asyncio.wait_for(asyncio.gather(*in_flight, return_exceptions=True), 4)
+    outcomes = await asyncio.wait_for(asyncio.gather(*in_flight, return_exceptions=True), 30)
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
     for name in _names(store, 40):
         assert await store.batcher.command("INCR", name) == 1
@@ -199,13 +199,14 @@ async def test_a_killed_server_fails_what_was_asked_and_serves_again_after_its_r
 async def test_a_server_that_is_silent_fails_commands_in_time_and_late_answers_reach_nobody(
     own_redis: RedisServer,
 ) -> None:
-    async with running(connected(own_redis.url, timeout_s=0.2), pipelines_max=1) as store:
+    async with running(connected(own_redis.url, timeout_s=2.0), pipelines_max=1) as store:
         await store.ask("SET", "secret", "of somebody else")
         with _frozen(own_redis):
             began = time.monotonic()
             with pytest.raises(StoreUnavailable):
                 await store.batcher.command("GET", "secret")
-            assert time.monotonic() - began < 1.0
+            # Not for ever; how much longer than its two seconds it may take is a matter of the machine.
+            assert time.monotonic() - began < 20.0
         for number in range(1, 20):
             assert await store.batcher.command("INCR", "number") == number
 
@@ -217,7 +218,7 @@ async def test_a_cluster_that_cannot_be_reached_fails_commands_and_not_the_batch
     async with running(nowhere) as store:
         for _ in range(3):
             with pytest.raises(StoreUnavailable) as refused:
-                await asyncio.wait_for(asyncio.ensure_future(store.batcher.command("GET", store.shard.due)), 5)
+                await asyncio.wait_for(asyncio.ensure_future(store.batcher.command("GET", store.shard.due)), 20)
             assert "RedisClusterException" in str(refused.value.details["reason"])
 
 

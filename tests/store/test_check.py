@@ -160,14 +160,14 @@ async def test_a_marker_that_says_nothing_about_shards_is_a_problem_and_no_crash
     ids=["redis", "cluster", "sentinel", "unix"],
 )
 async def test_a_redis_that_is_down_is_a_problem_and_no_exception(url: str) -> None:
-    settings = RedisSettings(url=url.format(free_port()), timeout_s=0.3)
-    report = await asyncio.wait_for(_report(settings), 5)
+    settings = RedisSettings(url=url.format(free_port()), timeout_s=5.0)
+    report = await asyncio.wait_for(_report(settings), 30)
     assert _only_problem(report).startswith("redis does not answer (")
 
 
 async def test_a_redis_that_went_down_is_noticed_and_its_return_as_well() -> None:
     with one_server() as server:
-        settings = RedisSettings(url=server.url, timeout_s=0.5)
+        settings = RedisSettings(url=server.url, timeout_s=30.0)
         client = connect(settings)
         check = RedisCheck(client, settings)
         await check.create_dataset()
@@ -230,7 +230,7 @@ async def test_after_a_failover_of_a_cluster_the_check_lets_steps_work_again(
 ) -> None:
     """Steps alone would ask the dead primary for ever: it is the check's question that finds the new one."""
     cluster, replica = primary_and_replica
-    settings = RedisSettings(url=cluster.url, timeout_s=0.5)
+    settings = RedisSettings(url=cluster.url, timeout_s=30.0)
     async with running(connect(settings)) as store:
         check = RedisCheck(store.client, settings)
         await check.create_dataset()

@@ -46,6 +46,12 @@ def _ids(jobs: list[Job]) -> list[str]:
     return [job.payment_id for job in jobs]
 
 
+async def _have_lain(store: Dataset, jobs: list[Job]) -> None:
+    """Redis is told that these lie with the first worker for long: waiting for it would make others old too."""
+    entries: list[int | bytes | str | memoryview[int]] = [job.entry_id for job in jobs]
+    await store.client.xclaim(store.shard.jobs, JOBS_GROUP, "a", 0, entries, idle=2 * LONG_MS, justid=True)
+
+
 async def _consumers(store: Dataset, shard: ShardKeys) -> set[str]:
     found = await store.ask("XINFO CONSUMERS", shard.jobs, JOBS_GROUP)
     return {consumer["name"].decode() for consumer in found}
@@ -131,9 +137,10 @@ async def test_all_jobs_of_a_dead_worker_are_claimed_once_however_many_they_are(
     one, other = two
     ids = await _add(one, 250, one.shard)
     await one.jobs("a").open()
-    assert len(await one.jobs("a").read(16 * 300)) == 250
-    await asyncio.sleep(0.06)
-    claimed = await other.jobs("b").claim(idle_ms=50)
+    taken = await one.jobs("a").read(16 * 300)
+    assert len(taken) == 250
+    await _have_lain(one, taken)
+    claimed = await other.jobs("b").claim(idle_ms=LONG_MS)
     assert _ids(claimed) == ids
     assert other.metric("jobs_claimed_total") == 250
     assert await one.jobs("c").claim(idle_ms=LONG_MS) == [], "they are the new worker's now"
@@ -145,8 +152,7 @@ async def test_a_page_without_anything_to_claim_does_not_end_the_search(two: tup
     ids = await _add(one, 151, one.shard)
     await one.jobs("a").open()
     taken = await one.jobs("a").read(16 * 300)
-    # Redis is told how long the last one has lain; waiting for it would make the others old too.
-    await one.client.xclaim(one.shard.jobs, JOBS_GROUP, "a", 0, [taken[150].entry_id], idle=2 * LONG_MS, justid=True)
+    await _have_lain(one, taken[150:])
     assert _ids(await other.jobs("b").claim(idle_ms=LONG_MS)) == ids[150:]
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from engine.errors import Overloaded
 from engine.store.leases import ShardLeases
-from tests.store.datasets import Dataset, Places, connected, running
+from tests.store.datasets import Dataset, Places, connected, eventually, running
+from tests.store.making import NOW
 from tests.support import free_port
 
 SHARDS = 16
-TTL_S = 0.5
+# Nobody waits for its end: the clocks are told, and so is Redis.
+LONG_S = 3600.0
 
 
 @pytest.fixture
@@ -33,6 +34,16 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+class FakeWallClock:
+    """Milliseconds since 1970 that move when told."""
+
+    def __init__(self) -> None:
+        self.now_ms = NOW
+
+    def __call__(self) -> int:
+        return self.now_ms
 
 
 def _counts(*leases: ShardLeases) -> list[int]:
@@ -85,51 +96,81 @@ async def test_two_roles_do_not_share(store: Dataset) -> None:
 
 async def test_no_shard_is_ever_held_twice_while_processes_come_and_go(two: tuple[Dataset, Dataset]) -> None:
     """One joins, another leaves, and all renew at the same time."""
-    leases = [two[number % 2].leases(f"p{number}", ttl_s=TTL_S) for number in range(4)]
+    leases = [two[number % 2].leases(f"p{number}") for number in range(4)]
+    leaves = [asyncio.Event() for _ in leases]
     held_twice: list[list[int]] = []
-    ever_held: set[int] = set()
 
-    async def keep(each: ShardLeases, *, from_s: float, until_s: float) -> None:
-        await asyncio.sleep(from_s)
-        ends_at = time.monotonic() + until_s - from_s
-        while time.monotonic() < ends_at:
-            await each.renew()
-            await asyncio.sleep(0.01)
-        await each.release()
+    async def keep(number: int) -> None:
+        while not leaves[number].is_set():
+            await leases[number].renew()
+            await asyncio.sleep(0)
+        await leases[number].release()
 
     async def watch() -> None:
         while True:
             held = [shard for each in leases for shard in each.held()]
-            ever_held.update(held)
             if len(held) != len(set(held)):
                 held_twice.append(sorted(held))
             await asyncio.sleep(0)
 
+    async def shared_by(*numbers: int) -> None:
+        async def is_shared() -> bool:
+            counts = _counts(*leases)
+            return sum(counts) == SHARDS and all(bool(count) == (who in numbers) for who, count in enumerate(counts))
+
+        await eventually(is_shared)
+
     watching = asyncio.create_task(watch())
-    await asyncio.gather(
-        keep(leases[0], from_s=0, until_s=0.5),
-        keep(leases[1], from_s=0.1, until_s=0.3),
-        keep(leases[2], from_s=0.15, until_s=0.6),
-        keep(leases[3], from_s=0.35, until_s=0.6),
-    )
+    keeping = [asyncio.create_task(keep(0))]
+    await shared_by(0)
+    keeping += [asyncio.create_task(keep(1)), asyncio.create_task(keep(2))]
+    await shared_by(0, 1, 2)
+    # One leaves and another one joins in the same moment.
+    leaves[1].set()
+    keeping.append(asyncio.create_task(keep(3)))
+    await shared_by(0, 2, 3)
+    leaves[0].set()
+    await shared_by(2, 3)
+    for leave in leaves:
+        leave.set()
+    await asyncio.gather(*keeping)
     watching.cancel()
     assert not held_twice
-    assert ever_held == set(range(SHARDS))
+    assert _counts(*leases) == [0, 0, 0, 0]
 
 
 async def test_the_shards_of_the_dead_are_taken_over_when_their_time_is_over(two: tuple[Dataset, Dataset]) -> None:
-    dead, living = two[0].leases("dead", ttl_s=TTL_S), two[1].leases("living", ttl_s=TTL_S)
+    clock, wall_clock = FakeClock(), FakeWallClock()
+
+    def of(store: Dataset, owner: str) -> ShardLeases:
+        return ShardLeases(
+            store.batcher, store.keys, role="relay", owner=owner, ttl_s=LONG_S, clock=clock, wall_clock=wall_clock
+        )
+
+    dead, living = of(two[0], "dead"), of(two[1], "living")
     await _renewed(dead, living)
-    died_at = time.monotonic()
-    await dead.renew()
     assert _counts(dead, living) == [8, 8]
-    while len(living.held()) < SHARDS:
-        await asyncio.sleep(0.02)
-        await living.renew()
-        gone_s = time.monotonic() - died_at
-        assert gone_s < 5
-        assert len(living.held()) == 8 or gone_s >= TTL_S, "too early: the other may be alive"
+    names = [two[0].keys.shards[number].lease("relay") for number in dead.held()]
+
+    clock.now_s += 0.8 * LONG_S
+    wall_clock.now_ms += int(0.8 * LONG_S * 1000)
+    await _renewed(living)
+    assert _counts(dead, living) == [8, 8], "too early: the other may be alive"
+
+    clock.now_s += 0.3 * LONG_S
+    wall_clock.now_ms += int(0.3 * LONG_S * 1000)
     assert dead.held() == []
+    await _renewed(living)
+    assert len(living.held()) == 8, "still too early: Redis has the last word"
+    for name in names:
+        assert 0 < await two[0].ask("PTTL", name) <= LONG_S * 1000, "it does end by itself"
+        await two[0].ask("PEXPIRE", name, 1)
+
+    async def has_taken_over() -> bool:
+        await living.renew()
+        return len(living.held()) == SHARDS
+
+    await eventually(has_taken_over)
 
 
 async def test_what_is_released_is_free_at_once(two: tuple[Dataset, Dataset]) -> None:
@@ -169,14 +210,14 @@ async def test_a_renewal_does_not_prolong_what_another_holds(two: tuple[Dataset,
 async def test_who_was_paused_stops_before_redis_lets_the_next_one_start(store: Dataset) -> None:
     """By his own clock, without asking anybody."""
     clock = FakeClock()
-    leases = ShardLeases(store.batcher, store.keys, role="relay", owner="a", ttl_s=6.0, clock=clock)
+    leases = ShardLeases(store.batcher, store.keys, role="relay", owner="a", ttl_s=LONG_S, clock=clock)
     await leases.renew()
     left_ms = await store.ask("PTTL", store.shard.lease("relay"))
-    clock.now_s += 5.3
+    clock.now_s += 0.89 * LONG_S
     assert len(leases.held()) == SHARDS
-    clock.now_s += 0.2
+    clock.now_s += 0.02 * LONG_S
     assert leases.held() == []
-    assert left_ms > 5_500, "the lease in Redis lasts longer"
+    assert left_ms > 0.92 * LONG_S * 1000, "the lease in Redis lasts longer"
 
 
 async def test_trouble_with_the_store_costs_the_leases_and_raises_nothing() -> None:
