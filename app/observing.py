@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.sampling import SuccessRate
-from engine.payment import Kind, Payment
+from engine.facts import Kind
+from engine.payment import Payment
 from metrics.instruments import Instruments
 
 

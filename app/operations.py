@@ -16,8 +16,9 @@ from app.settings import ConfigError, Settings
 from clients.event_file import EventFile
 from clients.kafka import KafkaPublisher
 from engine.events import OutgoingEvent, history, outgoing
+from engine.facts import AttemptState
 from engine.ids import PaymentId, from_rfc3339, now_ms, rfc3339
-from engine.payment import AttemptState, Payment, attempt_id
+from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined, settled
 from engine.statement import Reconciliation, read_statement
 

@@ -21,10 +21,11 @@ from engine.errors import (
     UserInactive,
     UserNotFound,
 )
+from engine.facts import Method
 from engine.idempotency import Fingerprints, KeyRecord, first_difference
 from engine.ids import Clock, PaymentId, PaymentIds, minted_ms
 from engine.money import Money, parse_amount
-from engine.payment import Method, Payment
+from engine.payment import Payment
 
 
 class Caller(NamedTuple):

@@ -16,9 +16,10 @@ from engine import context
 from engine.cards import Instrument, SealBroken, SealedInstrument, Sealer
 from engine.changes import Change, Conflict, Job
 from engine.errors import StoreUnavailable
+from engine.facts import REFUNDS_MAX, Attempt, AttemptState, Failure, Kind, Operation, Status
 from engine.ids import Clock, PaymentId
 from engine.money import Money
-from engine.payment import REFUNDS_MAX, Attempt, AttemptState, Failure, Kind, Operation, Payment, Status, attempt_id
+from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined, given_up, settled
 
 

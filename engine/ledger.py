@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from engine.facts import Refund
 from engine.money import Money
-from engine.payment import Payment, Refund
+from engine.payment import Payment
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):

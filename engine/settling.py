@@ -6,7 +6,8 @@ from typing import Final, NamedTuple, assert_never
 
 from engine import events, ledger
 from engine.changes import Change
-from engine.payment import AttemptState, Failure, Kind, Payment, Refund
+from engine.facts import AttemptState, Failure, Kind, Refund
+from engine.payment import Payment
 
 _AUTHORIZED_MS: Final = 7 * 24 * 3_600_000
 """How long an authorization is used when the acquirer names no end: seven days, as card schemes grant."""

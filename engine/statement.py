@@ -6,8 +6,9 @@ import csv
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, TextIO
 
+from engine.facts import Attempt, AttemptState, Kind
 from engine.ids import from_rfc3339
-from engine.payment import Attempt, AttemptState, Kind, Payment, attempt_id
+from engine.payment import Payment, attempt_id
 
 _COLUMNS: Final = ("attempt", "reference", "kind", "amount_minor", "currency", "id", "at")
 _MONEY: Final = (Kind.CHARGE, Kind.CAPTURE, Kind.REFUND)

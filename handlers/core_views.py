@@ -8,9 +8,10 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from engine.accepting import KeyState
+from engine.facts import Attempt, Kind, Outcome, Refund, RefundState, Status
 from engine.ids import rfc3339
 from engine.money import Money
-from engine.payment import Attempt, Kind, Outcome, Payment, Refund, RefundState, Status, attempt_id
+from engine.payment import Payment, attempt_id
 from handlers.core_types import Amount, Currency, OrderRef, PaymentRef, Time, Total, UserRef
 
 

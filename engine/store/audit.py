@@ -16,9 +16,10 @@ import msgspec
 
 from engine import events as told
 from engine.events import event_hash
+from engine.facts import AttemptState, RefundState, Status
 from engine.ids import PaymentId, is_payment_id, shard_of_payment
 from engine.ledger import Transaction
-from engine.payment import AttemptState, Payment, RefundState, Status
+from engine.payment import Payment
 from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
 from engine.store.step import Refusal, Step

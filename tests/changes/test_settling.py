@@ -10,7 +10,8 @@ import pytest
 from engine.changes import Change
 from engine.errors import IllegalMove, RefundNotAllowed, RefundTooLarge
 from engine.events import history
-from engine.payment import MOVES, REFUNDS_MAX, AttemptState, Failure, Kind, Payment, RefundState, Status, attempt_id
+from engine.facts import MOVES, REFUNDS_MAX, AttemptState, Failure, Kind, RefundState, Status
+from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined, given_up, settled
 from tests.changes.making import APPROVED, DECLINED, UNTIL_MS, Story, a_story
 from tests.engine.making import NOW_MS, PAYMENT_ID, a_payment

@@ -15,10 +15,11 @@ from engine.cards import SealedInstrument
 from engine.changes import Change, Conflict, Job
 from engine.charging import AcquirerRequest, Acquirers, Charging, NeverSeen, NotSent, Outcome, Unknown
 from engine.events import PaymentEvent
+from engine.facts import AttemptState, Kind, Status
 from engine.ids import PaymentId
 from engine.ledger import Transaction
 from engine.money import Money
-from engine.payment import AttemptState, Kind, Payment, Status, attempt_id
+from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined
 from metrics.instruments import Instruments
 from tests.engine.making import PAYMENT_ID, FakeClock, a_card, a_payment, a_sealer

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.errors import IllegalMove
-from engine.payment import AttemptState, Failure, Kind, Operation, Payment, Status, attempt_id
+from engine.facts import AttemptState, Failure, Kind, Operation, Status
+from engine.payment import Payment, attempt_id
 from tests.engine.making import NOW_MS, PAYMENT_ID, a_payment, next_operation
 
 OPEN = st.sampled_from([AttemptState.NOT_SENT, AttemptState.UNKNOWN])

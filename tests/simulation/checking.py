@@ -13,9 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from engine.events import OutgoingEvent
+from engine.facts import Attempt, AttemptState, Kind, RefundState
 from engine.ids import PaymentId
 from engine.ledger import Transaction
-from engine.payment import Attempt, AttemptState, Kind, Payment, RefundState
+from engine.payment import Payment
 from tests.simulation.customers import PAN, Diary
 from tests.simulation.memory import MemoryRedis
 from tests.simulation.outside import AcquirerBooks

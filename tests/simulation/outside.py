@@ -13,8 +13,8 @@ from typing import Final
 from engine.cards import Card
 from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown
 from engine.events import OutgoingEvent
+from engine.facts import Kind
 from engine.money import Money
-from engine.payment import Kind
 from engine.settling import Approved, Declined
 from tests.simulation.loop import VirtualLoop
 

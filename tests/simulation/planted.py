@@ -12,8 +12,9 @@ from engine.cards import SealedInstrument
 from engine.changes import Change, Conflict, Job
 from engine.changing import Changing, Refunded
 from engine.charging import AcquirerRequest, Charging, NotSent, Outcome, Unknown
+from engine.facts import Operation, Refund, RefundState
 from engine.money import parse_amount
-from engine.payment import Operation, Payment, Refund, RefundState
+from engine.payment import Payment
 from engine.relay import OutboxEntry, Relay
 from engine.settling import Declined
 from engine.store.outbox import RedisOutbox

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.payment import AttemptState
+from engine.facts import AttemptState
 from engine.store.depths import Depth, Depths, RedisDepths
 from tests.store.datasets import BOTH_PROTOCOLS, Dataset
 from tests.store.making import NOW, SEALED, accepted, completed, left_open, order_in, sending
