@@ -178,7 +178,14 @@ class Charging:
                 # The question did not get out; what became of the attempt is as open as before.
                 return await self._settle(payment, Unknown(why), job)
             case outcome:
-                return await self._settle(payment, outcome, job)
+                return await self._heard(payment, operation, outcome, job)
+
+    async def _heard(self, payment: Payment, operation: Operation, outcome: Outcome, job: Job) -> Conflict | None:
+        """Settle what was heard of the latest attempt, unless it leaves room for an acquirer behind its own."""
+        if isinstance(outcome, Declined) and outcome.retryable and self._others_left(payment, operation):
+            passed = await self._pass_over(payment, outcome)
+            return passed if isinstance(passed, Conflict) else Conflict(passed)
+        return await self._settle(payment, outcome, job)
 
     async def _send(
         self, payment: Payment, operation: Operation, job: Job, *, only: str | None = None
@@ -201,20 +208,35 @@ class Charging:
                 # An earlier sending of this attempt may still be on its way: only this acquirer can tell.
                 outcome = Unknown(outcome.why)
             if place == len(candidates) or not _leaves_room(outcome):
-                return await self._settle(sending, outcome, job)
-            payment = sending.passed_over(_state_of(outcome), now_ms=self._clock())
-            conflict = await self._store.apply(Change(payment, due_ms=self._clock() + self._lease_ms))
-            if conflict is not None:
-                return conflict
-            self._observer.attempt(payment, _state_of(outcome).value)
+                return await self._heard(sending, operation, outcome, job)
+            passed = await self._pass_over(sending, outcome)
+            if isinstance(passed, Conflict):
+                return passed
+            payment = passed
         raise AssertionError("there is always a candidate")
+
+    async def _pass_over(self, payment: Payment, outcome: Outcome) -> Payment | Conflict:
+        """Write that nothing moved at the latest attempt's acquirer, before another one is tried."""
+        passed = payment.passed_over(_state_of(outcome), now_ms=self._clock())
+        conflict = await self._store.apply(Change(passed, due_ms=self._clock() + self._lease_ms))
+        if conflict is not None:
+            return conflict
+        self._observer.attempt(passed, _state_of(outcome).value)
+        return passed
+
+    def _others_left(self, payment: Payment, operation: Operation) -> bool:
+        """Whether an acquirer stands behind the latest attempt's own in the order, and has not said no already."""
+        if operation.kind not in (Kind.CHARGE, Kind.AUTHORIZE):
+            return False
+        order, name = self._acquirers.order[payment.method.type], payment.attempts[-1].acquirer
+        behind = order[order.index(name) + 1 :] if name in order else order
+        return any(other not in _refused_by(payment) for other in behind)
 
     def _candidates(self, payment: Payment, operation: Operation) -> Sequence[str]:
         if operation.kind not in (Kind.CHARGE, Kind.AUTHORIZE):
             return (payment.charged_by,)
-        refused = {attempt.acquirer for attempt in payment.attempts if attempt.state is AttemptState.REJECTED}
         order = self._acquirers.order[payment.method.type]
-        return [name for name in order if name not in refused] or order[-1:]
+        return [name for name in order if name not in _refused_by(payment)] or order[-1:]
 
     def _request(self, sending: Payment, operation: Operation, sealed: SealedInstrument) -> AcquirerRequest:
         first = operation.kind in (Kind.CHARGE, Kind.AUTHORIZE)
@@ -301,6 +323,10 @@ class Charging:
                 reason=payment.failure.event_code if payment.failure else None,
             )
         return conflict
+
+
+def _refused_by(payment: Payment) -> set[str]:
+    return {attempt.acquirer for attempt in payment.attempts if attempt.state is AttemptState.REJECTED}
 
 
 def _leaves_room(outcome: Outcome) -> bool:
