@@ -54,6 +54,14 @@ class AttemptState(StrEnum):
     UNKNOWN = "unknown"
     APPROVED = "approved"
     REJECTED = "rejected"
+    LATE = "late"
+    """It took the money though it had been passed over, or the payment had failed: that goes back."""
+    REVERSED = "reversed"
+    """As `LATE`, and the money has gone back."""
+
+
+OPENING: Final = (Kind.CHARGE, Kind.AUTHORIZE)
+"""The kinds that a payment begins with; everything else follows one of them."""
 
 
 class Outcome(StrEnum):
@@ -102,6 +110,18 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     """Who settled it by hand, and why."""
     token: str = ""
     """Made anew by whoever begins: two workers that begin in one millisecond must not write the same record."""
+    reverses: int = 0
+    """The number of the attempt whose money it gives back, when that came too late."""
+
+
+class LateSuccess(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt that took the money too late. What gives it back names the acquirer's own `transaction_id`."""
+
+    number: int
+    transaction_id: str
+    found_ms: int
+    refused: str = ""
+    """The acquirer's word with which it refused to give it back: now it is up to people."""
 
 
 class RefundState(StrEnum):
@@ -131,3 +151,5 @@ class Operation(NamedTuple):
     kind: Kind
     minor: int
     refund_id: str = ""
+    reverses: int = 0
+    """The number of the attempt whose money goes back, when that came too late."""

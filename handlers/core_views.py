@@ -29,11 +29,15 @@ class AttemptView(msgspec.Struct, rename="camel"):
     id: str
     kind: Kind
     acquirer: str
-    outcome: Literal["sending", "not_sent", "unknown", "rejected", "approved"]
+    outcome: Literal["sending", "not_sent", "unknown", "rejected", "approved", "late", "reversed"]
+    """`late`: it took the money though it had been passed over, or the payment had failed; `reversed`: and gave it
+    back."""
     started_at: Time
     ended_at: Time | UnsetType = UNSET
     settled_by: str | UnsetType = UNSET
     """Who settled it by hand, and why."""
+    reverses: str | UnsetType = UNSET
+    """The attempt whose money it gives back."""
 
 
 class PaymentView(msgspec.Struct, rename="camel"):
@@ -177,6 +181,8 @@ def _attempt_view(payment: Payment, attempt: Attempt) -> AttemptView:
         view.ended_at = rfc3339(attempt.ended_ms)
     if attempt.settled_by:
         view.settled_by = attempt.settled_by
+    if attempt.reverses:
+        view.reverses = attempt_id(payment, payment.numbered(attempt.reverses))
     return view
 
 
