@@ -16,7 +16,7 @@ from simulators import cards
 from simulators.acquirer import AcquirerSim
 from simulators.server import serve
 from tests.api.world import TIME, eventually, payment_body
-from tests.changes.shop import QUICK, Shop, shop_around
+from tests.changes.shop import FAR_MS, QUICK, Shop, shop_around, unknown
 from tests.changes.test_failover import effects_at, tries
 from tests.support import Sims, free_port, simulators
 
@@ -62,7 +62,11 @@ class Late(NamedTuple):
 
     async def until_tries(self, payment_id: str, *states: str) -> dict[str, Any]:
         """The payment as soon as its attempts stand like this, in order."""
-        return await self.shop.until(payment_id, lambda payment: [row[3] for row in tries(payment)] == list(states))
+
+        def stands(payment: dict[str, Any]) -> bool:
+            return [attempt["outcome"] for attempt in payment["attempts"]] == list(states)
+
+        return await self.shop.until(payment_id, stands)
 
     async def open_items(self) -> list[dict[str, Any]]:
         """What `items list` shows."""
@@ -253,12 +257,40 @@ async def test_what_is_on_its_way_back_cannot_be_closed_by_hand(tmp_path: Path) 
             who = ("--actor", "ann", "--reason", "enough", "--yes")
             refused = await shop.run("items", "close", item["id"], *who)
             assert refused.code == 2 and "on its way back" in refused.err
-            (unknown,) = (await shop.run("unknown", "list")).lines
-            assert (unknown["attempt"], unknown["kind"]) == (f"{payment['id']}-a3", "refund")
+            (listed,) = (await shop.run("unknown", "list")).lines
+            assert (listed["attempt"], listed["kind"]) == (f"{payment['id']}-a3", "refund")
             assert (await shop.payment(payment["id"]))["outcome"] == "succeeded"
             await shop.sims.clear_faults(late.url)
             shop.look_again_at(payment["id"], 0)
             await late.until_tries(payment["id"], "reversed", "approved", "approved")
+            await shop.audit_is_clean()
+
+
+async def test_a_statement_about_one_acquirer_does_not_disturb_an_unknown_outcome_at_the_other(tmp_path: Path) -> None:
+    """The second may have charged and does not say; that the first did must not make anybody forget it."""
+    async with late_world(NEVER) as late:
+        shop = late.shop
+        await shop.sims.fault(late.backup, "silence_after", path_contains="/charges", method="POST", times=1)
+        await shop.sims.fault(late.backup, "status", status=503, path_contains="/charges", method="GET")
+        accepted = (await shop.world.pay(payment_body(await shop.world.order()))).json
+        payment = await shop.until(accepted["id"], unknown)
+        shop.look_again_at(payment["id"], FAR_MS)
+        await late.deliver(payment)
+        async with serve(late.first, port=late.port):
+            file = await late.statement(tmp_path)
+            ran = await shop.run("reconcile", "--statement", str(file), "--yes")
+            assert ran.lines[-1]["items_opened"] == 1
+            # Asked once more at once, and still unknown.
+            await shop.until(payment["id"], unknown)
+            shop.look_again_at(payment["id"], FAR_MS)
+            assert [line["payment"] for line in (await shop.run("unknown", "list")).lines] == [payment["id"]]
+            assert [row[3] for row in tries(payment)] == ["not_sent", "unknown"]
+            await shop.sims.clear_faults(late.backup)
+            shop.look_again_at(payment["id"], 0)
+            payment = await late.until_tries(payment["id"], "reversed", "approved", "approved")
+            assert payment["status"] == "completed"
+            assert await at(shop.sims, late.url, payment["id"]) == [("charge", 7548), ("refund", 7548)]
+            assert await at(shop.sims, late.backup, payment["id"]) == [("charge", 7548)]
             await shop.audit_is_clean()
 
 
