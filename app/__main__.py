@@ -160,9 +160,21 @@ def _unknown(given: argparse.Namespace) -> int:
 
 
 def _reconcile(given: argparse.Namespace) -> int:
-    from app.operations import reconcile
+    from app.reconciling import reconcile
 
     return asyncio.run(reconcile(from_process(given.config), given))
+
+
+def _items(given: argparse.Namespace) -> int:
+    from app.reconciling import close_item, list_items
+
+    settings = from_process(given.config)
+    if given.action == "list":
+        return asyncio.run(list_items(settings, given))
+    for name in ("id", "actor", "reason"):
+        if not getattr(given, name):
+            raise ConfigError(f"items close needs {'ID' if name == 'id' else f'--{name}'}")
+    return asyncio.run(close_item(settings, given))
 
 
 def _replay(given: argparse.Namespace) -> int:
@@ -245,6 +257,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     reconcile.add_argument("--statement", type=Path, required=True, metavar="FILE.csv")
     reconcile.add_argument("--acquirer", help="whose it is (default: the first acquirer)")
+    reconcile.add_argument("--yes", action="store_true", help="keep what is missing here as open items")
+    items = command("items", _items, "what acquirers did and our books do not show: list it, or close one by your word")
+    items.add_argument("action", choices=("list", "close"))
+    items.add_argument("id", nargs="?", help="the item's id, as `list` shows it")
+    items.add_argument("--closed", action="store_true", help="list those that are closed")
+    items.add_argument("--actor", help="who closes it; kept with the item")
+    items.add_argument("--reason", help="why; kept with the item")
+    items.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
     events = command("events", _replay, "publish events again, with the same ids")
     events.add_argument("action", choices=("replay",))
     events.add_argument("--from", dest="first", required=True, metavar="TIME", help="RFC 3339")

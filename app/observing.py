@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.sampling import SuccessRate
-from engine.payment import Kind, Payment
+from engine.facts import AttemptState, Kind
+from engine.payment import Payment
 from metrics.instruments import Instruments
 
 
@@ -19,10 +20,17 @@ class PaymentObserver:
         attempt = payment.attempts[-1]
         self._instruments.attempts.labels(attempt.acquirer, attempt.kind.value, outcome).inc()
 
+    def late_success(self) -> None:
+        """An acquirer took money that nobody expected any more."""
+        self._instruments.late_successes.labels("found").inc()
+
     def settled(self, payment: Payment) -> None:
         """The latest attempt has settled something."""
         attempt = payment.attempts[-1]
-        if attempt.kind is Kind.REFUND:
+        if attempt.reverses:
+            step = "reversed" if attempt.state is AttemptState.APPROVED else "refused"
+            self._instruments.late_successes.labels(step).inc()
+        elif attempt.kind is Kind.REFUND:
             refund = payment.refund(attempt.refund_id)
             assert refund is not None, "the attempt names a refund of the payment"
             self._instruments.refunds_processed.labels(refund.state.value).inc()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from app.settings import ConfigError, Settings
 from engine.store.batch import Batcher, RedisClient
 from engine.store.connect import connect
+from engine.store.items import RedisItems
 from engine.store.keys import DATASET, Keys
 from engine.store.payments import RedisPayments
 from engine.store.scan import RedisScan
@@ -26,6 +29,12 @@ class Dataset(NamedTuple):
     keys: Keys
     payments: RedisPayments
     scan: RedisScan
+    items: RedisItems
+
+
+def print_line(value: object) -> None:
+    """One JSON line on standard output, as all these commands answer."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
 @contextlib.asynccontextmanager
@@ -44,7 +53,8 @@ async def dataset(settings: Settings) -> AsyncIterator[Dataset]:
         payments = RedisPayments(
             batcher, keys, jobs_max=redis.jobs_max, outbox_max=redis.outbox_max, cvv_ttl_s=settings.cards.cvv_ttl_s
         )
-        yield Dataset(client, batcher, keys, payments, RedisScan(client, batcher, keys))
+        scan, items = RedisScan(client, batcher, keys), RedisItems(client, batcher, keys)
+        yield Dataset(client, batcher, keys, payments, scan, items)
     finally:
         batching.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -1,25 +1,22 @@
-"""Commands for operators who settle what the machine cannot: unknown outcomes, statements, events told again."""
+"""Commands for operators who settle what the machine cannot: unknown outcomes, events told again."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from app.offline import Dataset, dataset
+from app.offline import Dataset, dataset, print_line
 from app.settings import ConfigError, Settings
 from clients.event_file import EventFile
 from clients.kafka import KafkaPublisher
 from engine.events import OutgoingEvent, history, outgoing
+from engine.facts import AttemptState
 from engine.ids import PaymentId, from_rfc3339, now_ms, rfc3339
-from engine.payment import AttemptState, Payment, attempt_id
+from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined, settled
-from engine.statement import Reconciliation, read_statement
 
 _REPLAY_BATCH: Final = 256
 _REPLAY_TRIES: Final = 5
@@ -30,7 +27,7 @@ async def list_unknown(settings: Settings) -> int:
     async with dataset(settings) as data:
         for payment, since_ms in await data.scan.unknown():
             attempt = payment.attempts[-1]
-            _print(
+            print_line(
                 {
                     "payment": payment.id,
                     "attempt": attempt_id(payment),
@@ -61,11 +58,11 @@ async def resolve_unknown(settings: Settings, given: argparse.Namespace) -> int:
         about = {"attempt": given.attempt, "outcome": given.outcome, "from": payment.status.value,
                  "to": change.payment.status.value, "actor": given.actor, "reason": given.reason}  # fmt: skip
         if not given.yes:
-            _print({**about, "done": False, "hint": "add --yes to do it"})
+            print_line({**about, "done": False, "hint": "add --yes to do it"})
             return 1
         if await data.payments.apply(change) is not None:
             raise ConfigError("the payment has changed meanwhile; look again")
-        _print({**about, "done": True})
+        print_line({**about, "done": True})
     return 0
 
 
@@ -92,34 +89,8 @@ async def replay(settings: Settings, given: argparse.Namespace) -> int:
             published += await _publish(publisher, batch)
         finally:
             await publisher.close()
-    _print({"published": published})
+    print_line({"published": published})
     return 0
-
-
-async def reconcile(settings: Settings, given: argparse.Namespace) -> int:
-    """Hold an acquirer's statement against the ledger. Exit code 1 when they differ."""
-    try:
-        with given.statement.open(newline="") as file:
-            statement = read_statement(file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{given.statement}: {error}") from None
-    reconciliation = Reconciliation(statement, given.acquirer or settings.acquirer.name)
-    counts: dict[str, int] = {"matched": 0, "missing_here": 0, "missing_there": 0, "different": 0}
-    async with dataset(settings) as data:
-        seen: set[str] = set()
-        async for payment in data.scan.payments():
-            if payment.id in seen or not payment.attempts:
-                continue
-            for difference in reconciliation.payment(payment):
-                seen.add(payment.id)
-                counts[difference.what] += 1
-                _print(difference._asdict())
-        for difference in reconciliation.rest():
-            counts[difference.what] += 1
-            _print(difference._asdict())
-    counts["matched"] = reconciliation.matched
-    _print({"ok": not sum(counts.values()) - counts["matched"], **counts})
-    return 1 if sum(counts.values()) - counts["matched"] else 0
 
 
 async def _unknown_payment(data: Dataset, attempt: str) -> Payment:
@@ -151,7 +122,3 @@ async def _publish(publisher: KafkaPublisher | EventFile, batch: list[OutgoingEv
         left = [event for event, ok in zip(left, acknowledged, strict=True) if not ok]
         await asyncio.sleep(0.5 if left else 0)
     raise ConfigError(f"{len(left)} events were not acknowledged; those before are published")
-
-
-def _print(value: object) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

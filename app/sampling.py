@@ -82,6 +82,8 @@ class Sampler:
         instruments.outbox_oldest.set(self._age_s(depths.outbox))
         instruments.unknown_attempts.set(depths.unknown.waiting)
         instruments.unknown_oldest.set(self._age_s(depths.unknown))
+        instruments.open_items.set(depths.items.waiting)
+        instruments.open_items_oldest.set(self._age_s(depths.items))
 
     def _age_s(self, depth: Depth) -> float:
         return max(0.0, (self._clock() - depth.oldest_ms) / 1000) if depth.waiting else 0.0

@@ -108,12 +108,15 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lease_s: float = 20.0
     claim_idle_s: float = 30.0
     redrive_after_s: float = 120.0
+    recheck_after_s: float = 300.0
+    """When an acquirer that was passed over is asked once more whether it charged after all."""
 
     def __post_init__(self) -> None:
         within("worker.concurrency", self.concurrency, 1, 10_000)
         within("worker.lease_s", self.lease_s, 1, 3600)
         within("worker.claim_idle_s", self.claim_idle_s, 1, 86_400)
         within("worker.redrive_after_s", self.redrive_after_s, 1, 86_400)
+        within("worker.recheck_after_s", self.recheck_after_s, 1, 604_800)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

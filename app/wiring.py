@@ -174,6 +174,7 @@ class Parts:
             PaymentObserver(self.instruments, self.success_rate),
             now_ms,
             lease_s=worker.lease_s,
+            recheck_after_s=worker.recheck_after_s,
         )
         return Worker(self.jobs, charging, concurrency=worker.concurrency, claim_idle_s=worker.claim_idle_s)
 

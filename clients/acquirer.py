@@ -11,9 +11,9 @@ from clients.http import HttpCounterparty, url_for
 from clients.wire import parse_url
 from engine.cards import Card, WalletToken
 from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown
+from engine.facts import Kind
 from engine.ids import from_rfc3339
 from engine.money import Money
-from engine.payment import Kind
 from engine.settling import Approved, Declined
 from resilience.errors import CounterpartyError, Refused
 

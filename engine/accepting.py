@@ -7,10 +7,11 @@ from typing import Final, NamedTuple, Protocol
 
 from engine.cards import Card, Instrument, SealedInstrument, Sealer
 from engine.errors import AlreadyProcessed, KeyNotFound, KeyReused, NotYourUser, PaymentNotFound
+from engine.facts import Method
 from engine.idempotency import Fingerprints, KeyRecord, first_difference
 from engine.ids import Clock, PaymentId, PaymentIds, minted_ms, qualified
 from engine.money import Money
-from engine.payment import Method, Payment
+from engine.payment import Payment
 
 
 class Caller(NamedTuple):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from engine.events import PaymentEvent
 from engine.ids import PaymentId
+from engine.items import Item
 from engine.ledger import Transaction
 from engine.payment import Payment
 
@@ -31,6 +32,8 @@ class Change(NamedTuple):
     """Whether money may have moved without us knowing."""
     forget_instrument: bool = False
     release_order: bool = False
+    items: tuple[Item, ...] = ()
+    """Items that are opened with it, or closed."""
 
 
 class Conflict(NamedTuple):

@@ -12,10 +12,11 @@ from typing import Final, NamedTuple, Protocol
 from engine.accepting import Caller
 from engine.changes import Change, Conflict
 from engine.errors import AmountRefused, KeyReused, Overloaded, PaymentNotFound, RefundNotFound
+from engine.facts import Refund, Status
 from engine.idempotency import Fingerprints, KeyRecord, first_difference
 from engine.ids import Clock, PaymentId
 from engine.money import parse_amount
-from engine.payment import Payment, Refund, Status
+from engine.payment import Payment
 
 _CONFLICTS_MAX: Final = 64
 """Fifty racing refunds of one payment conflict at most fifty times."""

@@ -16,10 +16,11 @@ from engine import context
 from engine.cards import Instrument, SealBroken, SealedInstrument, Sealer
 from engine.changes import Change, Conflict, Job
 from engine.errors import StoreUnavailable
+from engine.facts import OPENING, REFUNDS_MAX, Attempt, AttemptState, Failure, Kind, Operation, Status
 from engine.ids import Clock, PaymentId
 from engine.money import Money
-from engine.payment import REFUNDS_MAX, Attempt, AttemptState, Failure, Kind, Operation, Payment, Status, attempt_id
-from engine.settling import Approved, Declined, given_up, let_go, settled
+from engine.payment import Payment, attempt_id
+from engine.settling import Approved, Declined, given_up, late_success, let_go, settled
 
 
 class Unknown(NamedTuple):
@@ -76,6 +77,7 @@ class Observer(Protocol):
     """Is told what became of attempts and payments."""
 
     def attempt(self, payment: Payment, outcome: str) -> None: ...
+    def late_success(self) -> None: ...
     def settled(self, payment: Payment) -> None: ...
 
 
@@ -93,6 +95,7 @@ _CONFLICTS_MAX: Final = 8
 _LEASE_MARGIN_MS: Final = 2_000
 _PAUSE_FIRST_MS: Final = 1_000
 _PAUSE_DOUBLINGS_MAX: Final = {AttemptState.UNKNOWN: 8, AttemptState.NOT_SENT: 5}
+_RECHECK_PAUSE_MAX_MS: Final = 3_600_000
 _EXPIRED: Final = "authorization expired"
 _NEVER_ASKED_FOR: Final = "never processed"
 _UNREADABLE: Final = Failure("INSTRUMENT_UNREADABLE", "INSTRUMENT_UNREADABLE", "The payment method could not be read")
@@ -113,6 +116,7 @@ class Charging:
         clock: Clock,
         *,
         lease_s: float,
+        recheck_after_s: float,
         new_token: Callable[[], str] = lambda: os.urandom(6).hex(),
     ) -> None:
         self._store = store
@@ -121,6 +125,7 @@ class Charging:
         self._observer = observer
         self._clock = clock
         self._lease_ms = int(lease_s * 1000)
+        self._recheck_after_ms = int(recheck_after_s * 1000)
         self._new_token = new_token
 
     async def process(self, job: Job) -> None:
@@ -154,39 +159,82 @@ class Charging:
         return await self._ask(payment, operation, attempt, job)
 
     async def _rest(self, payment: Payment, job: Job) -> Conflict | None:
-        """Nothing is to be done; but neither an authorization nor a payment that nobody asks for lasts for ever."""
-        if payment.status is Status.PENDING:
-            return await self._let_go(payment, job)
-        if payment.status is not Status.AUTHORIZED:
+        """Nothing is to be done; but who was passed over is asked again, and nothing is held for ever."""
+        now = self._clock()
+        if not payment.rests_until_ms:
             await self._store.end_job(job)
-        elif self._clock() < payment.authorized_until_ms:
-            await self._store.put_off(payment.id, job, due_ms=payment.authorized_until_ms)
+        elif now < payment.rests_until_ms:
+            await self._store.put_off(payment.id, job, due_ms=payment.rests_until_ms)
+        elif 0 < payment.recheck_ms <= now:
+            return await self._look_again(payment, job)
+        elif payment.status is Status.PENDING:
+            return await self._store.apply(let_go(payment, _NEVER_ASKED_FOR, now_ms=now), job)
         else:
             asked = payment.ask_cancel(_EXPIRED)
-            conflict = await self._store.apply(Change(asked, due_ms=self._clock()))
+            conflict = await self._store.apply(Change(asked, due_ms=now))
             return conflict or Conflict(asked)
         return None
 
-    async def _let_go(self, payment: Payment, job: Job) -> Conflict | None:
-        if self._clock() < payment.held_until_ms:
-            await self._store.put_off(payment.id, job, due_ms=payment.held_until_ms)
-            return None
-        return await self._store.apply(let_go(payment, _NEVER_ASKED_FOR, now_ms=self._clock()), job)
+    async def _look_again(self, payment: Payment, job: Job) -> Conflict | None:
+        """Ask every acquirer that was passed over whether it charged after all. What it took is given back then."""
+        again_ms = 0
+        for attempt in payment.passed:
+            match await self._find(payment, attempt):
+                case Approved() as approved:
+                    return await self._too_late(payment, attempt, approved)
+                case Unknown(why=why) | NotSent(why=why):
+                    log.warning("passed over and not known yet", payment_id=payment.id, attempt=attempt.number, why=why)
+                    waited_ms = self._clock() - attempt.ended_ms
+                    pause_ms = max(self._recheck_after_ms, min(waited_ms, _RECHECK_PAUSE_MAX_MS))
+                    again_ms = max(again_ms, self._clock() + pause_ms)
+                case Declined() | NeverSeen():
+                    pass
+        looked = payment.look_again(again_ms)
+        return await self._store.apply(Change(looked, due_ms=looked.rests_until_ms or None), job)
+
+    async def _too_late(self, payment: Payment, attempt: Attempt, approved: Approved) -> Conflict | None:
+        # Written before it is reversed: whoever dies now leaves a payment that still has its reversal to do.
+        change = late_success(payment, attempt.number, approved, now_ms=self._clock())
+        conflict = await self._store.apply(change)
+        if conflict is not None:
+            return conflict
+        self._observer.late_success()
+        log.error(
+            "late success",
+            payment_id=payment.id,
+            request_id=payment.request_id,
+            attempt=attempt.number,
+            acquirer=attempt.acquirer,
+            status=payment.status.value,
+            believed=attempt.state.value,
+            item=change.items[0].id,
+        )
+        return Conflict(change.payment)
 
     async def _ask(self, payment: Payment, operation: Operation, attempt: Attempt, job: Job) -> Conflict | None:
-        acquirer = self._acquirers.by_name.get(attempt.acquirer)
-        if acquirer is None:
-            return await self._settle(payment, Unknown(f"{attempt.acquirer} is not configured any more"), job)
-        # An attempt of 0.1.0 does not say how much: it was all.
-        amount = Money(attempt.minor or operation.minor, payment.amount.currency)
-        match await acquirer.find(attempt.kind, attempt_id(payment), amount):
+        match await self._find(payment, attempt):
             case NeverSeen():
                 return await self._send(payment, operation, job, only=attempt.acquirer)
             case NotSent(why=why):
                 # The question did not get out; what became of the attempt is as open as before.
                 return await self._settle(payment, Unknown(why), job)
             case outcome:
-                return await self._settle(payment, outcome, job)
+                return await self._heard(payment, operation, outcome, job)
+
+    async def _find(self, payment: Payment, attempt: Attempt) -> Outcome | NeverSeen:
+        acquirer = self._acquirers.by_name.get(attempt.acquirer)
+        if acquirer is None:
+            return Unknown(f"{attempt.acquirer} is not configured any more")
+        # An attempt of 0.1.0 does not say how much: it was all.
+        amount = Money(attempt.minor or payment.amount.minor, payment.amount.currency)
+        return await acquirer.find(attempt.kind, attempt_id(payment, attempt), amount)
+
+    async def _heard(self, payment: Payment, operation: Operation, outcome: Outcome, job: Job) -> Conflict | None:
+        """Settle what was heard of the latest attempt, unless it leaves room for an acquirer behind its own."""
+        if isinstance(outcome, Declined) and outcome.retryable and self._others_left(payment, operation):
+            passed = await self._pass_over(payment, outcome)
+            return passed if isinstance(passed, Conflict) else Conflict(passed)
+        return await self._settle(payment, outcome, job)
 
     async def _send(
         self, payment: Payment, operation: Operation, job: Job, *, only: str | None = None
@@ -209,30 +257,49 @@ class Charging:
                 # An earlier sending of this attempt may still be on its way: only this acquirer can tell.
                 outcome = Unknown(outcome.why)
             if place == len(candidates) or not _leaves_room(outcome):
-                return await self._settle(sending, outcome, job)
-            payment = sending.passed_over(_state_of(outcome), now_ms=self._clock())
-            conflict = await self._store.apply(Change(payment, due_ms=self._clock() + self._lease_ms))
-            if conflict is not None:
-                return conflict
-            self._observer.attempt(payment, _state_of(outcome).value)
+                return await self._heard(sending, operation, outcome, job)
+            passed = await self._pass_over(sending, outcome)
+            if isinstance(passed, Conflict):
+                return passed
+            payment = passed
         raise AssertionError("there is always a candidate")
 
+    async def _pass_over(self, payment: Payment, outcome: Outcome) -> Payment | Conflict:
+        """Write that nothing moved at the latest attempt's acquirer, before another one is tried."""
+        now = self._clock()
+        passed = payment.passed_over(_state_of(outcome), now_ms=now, recheck_ms=now + self._recheck_after_ms)
+        conflict = await self._store.apply(Change(passed, due_ms=now + self._lease_ms))
+        if conflict is not None:
+            return conflict
+        self._observer.attempt(passed, _state_of(outcome).value)
+        return passed
+
+    def _others_left(self, payment: Payment, operation: Operation) -> bool:
+        """Whether an acquirer stands behind the latest attempt's own in the order, and has not said no already."""
+        if operation.kind not in OPENING:
+            return False
+        order, name = self._acquirers.order[payment.method.type], payment.attempts[-1].acquirer
+        behind = order[order.index(name) + 1 :] if name in order else order
+        return any(other not in _refused_by(payment) for other in behind)
+
     def _candidates(self, payment: Payment, operation: Operation) -> Sequence[str]:
-        if operation.kind not in (Kind.CHARGE, Kind.AUTHORIZE):
+        if operation.reverses:
+            return (payment.numbered(operation.reverses).acquirer,)
+        if operation.kind not in OPENING:
             return (payment.charged_by,)
-        refused = {attempt.acquirer for attempt in payment.attempts if attempt.state is AttemptState.REJECTED}
         order = self._acquirers.order[payment.method.type]
-        return [name for name in order if name not in refused] or order[-1:]
+        return [name for name in order if name not in _refused_by(payment)] or order[-1:]
 
     def _request(self, sending: Payment, operation: Operation, sealed: SealedInstrument) -> AcquirerRequest:
-        first = operation.kind in (Kind.CHARGE, Kind.AUTHORIZE)
+        first = operation.kind in OPENING
+        charge = sending.late_success(operation.reverses) if operation.reverses else sending
         return AcquirerRequest(
             attempt_id(sending),
             sending.id,
             operation.kind,
             Money(operation.minor, sending.amount.currency),
             self._sealer.open(sending.id, sealed) if first else None,
-            sending.transaction_id,
+            charge.transaction_id,
         )
 
     async def _send_to(self, name: str, request: AcquirerRequest, *, began_ms: int) -> Outcome:
@@ -298,8 +365,10 @@ class Charging:
             attempt = payment.attempts[-1]
             self._observer.attempt(payment, attempt.state.value)
             self._observer.settled(payment)
-            log.info(
-                "attempt settled",
+            # Only people can get back what an acquirer took too late and keeps.
+            kept = attempt.reverses and attempt.state is AttemptState.REJECTED
+            (log.error if kept else log.info)(
+                "reversal refused" if kept else "attempt settled",
                 payment_id=payment.id,
                 request_id=payment.request_id,
                 attempt=attempt.number,
@@ -309,6 +378,10 @@ class Charging:
                 reason=payment.failure.event_code if payment.failure else None,
             )
         return conflict
+
+
+def _refused_by(payment: Payment) -> set[str]:
+    return {attempt.acquirer for attempt in payment.attempts if attempt.state is AttemptState.REJECTED}
 
 
 def _leaves_room(outcome: Outcome) -> bool:

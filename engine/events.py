@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from engine.facts import Failure, Refund
 from engine.ids import from_rfc3339, rfc3339
 from engine.money import Money
-from engine.payment import Failure, Payment, Refund
+from engine.payment import Payment
 
 _encode = msgspec.json.Encoder().encode
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
+from engine.facts import Attempt, Refund
 from engine.money import Money
-from engine.payment import Payment, Refund
+from engine.payment import Payment
+
+SUSPENSE: Final = "suspense:late"
+"""What acquirers took too late and have not given back yet."""
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -56,6 +62,28 @@ def refund_of(payment: Payment, refund: Refund) -> Transaction:
         debit=f"merchant:{payment.surface}",
         credit=acquirer_account(payment),
         at_ms=refund.ended_ms,
+    )
+
+
+def late_success_of(payment: Payment, attempt: Attempt, *, at_ms: int) -> Transaction:
+    """An acquirer owes us what nobody has bought anything for: it waits in suspense until it has gone back."""
+    return transfer(
+        f"{payment.id}-a{attempt.number}-late",
+        Money(attempt.minor, payment.amount.currency),
+        debit=f"acquirer:{attempt.acquirer}",
+        credit=SUSPENSE,
+        at_ms=at_ms,
+    )
+
+
+def reversal_of(payment: Payment, attempt: Attempt, *, at_ms: int) -> Transaction:
+    """The late success, backwards."""
+    return transfer(
+        f"{payment.id}-a{attempt.number}-reversed",
+        Money(attempt.minor, payment.amount.currency),
+        debit=SUSPENSE,
+        credit=f"acquirer:{attempt.acquirer}",
+        at_ms=at_ms,
     )
 
 

@@ -6,145 +6,31 @@ version it replaces is still the current one.
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from engine.errors import IllegalMove, RefundNotAllowed, RefundTooLarge
+from engine.facts import (
+    MOVES,
+    OPENING,
+    REFUNDS_MAX,
+    Attempt,
+    AttemptState,
+    Failure,
+    Kind,
+    LateSuccess,
+    Method,
+    Operation,
+    Outcome,
+    Refund,
+    RefundState,
+    Status,
+)
 from engine.ids import PaymentId, qualified
 from engine.money import Money
 
-
-class Status(StrEnum):
-    """Where a payment stands, as users see it."""
-
-    PENDING = "pending"
-    """Made, and not to be charged before somebody asks."""
-    PROCESSING = "processing"
-    AUTHORIZED = "authorized"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    PARTIALLY_REFUNDED = "partially_refunded"
-    REFUNDED = "refunded"
-
-
-MOVES: Final[dict[Status, tuple[Status, ...]]] = {
-    Status.PENDING: (Status.PROCESSING, Status.CANCELLED),
-    Status.PROCESSING: (Status.COMPLETED, Status.AUTHORIZED, Status.FAILED),
-    Status.AUTHORIZED: (Status.COMPLETED, Status.CANCELLED),
-    Status.COMPLETED: (Status.PARTIALLY_REFUNDED, Status.REFUNDED),
-    Status.PARTIALLY_REFUNDED: (Status.PARTIALLY_REFUNDED, Status.REFUNDED),
-    Status.FAILED: (),
-    Status.CANCELLED: (),
-    Status.REFUNDED: (),
-}
-
-
-REFUNDS_MAX: Final = 100
-"""Refunds of one payment, failed ones too: its record is written whole."""
-
-
-class Kind(StrEnum):
-    """What is asked of an acquirer."""
-
-    CHARGE = "charge"
-    AUTHORIZE = "authorize"
-    CAPTURE = "capture"
-    VOID = "void"
-    REFUND = "refund"
-
-
-class AttemptState(StrEnum):
-    """What is known of one try at an acquirer."""
-
-    SENDING = "sending"
-    """The intent is written; the request may or may not have left."""
-    NOT_SENT = "not_sent"
-    UNKNOWN = "unknown"
-    APPROVED = "approved"
-    REJECTED = "rejected"
-
-
-class Outcome(StrEnum):
-    """What is certain about a payment's or a refund's money."""
-
-    NONE = "none"
-    """Nothing was tried, or nothing has moved."""
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-    """It may have moved; the acquirer is asked until somebody knows."""
-
-
 _UNSETTLED: Final = (AttemptState.SENDING, AttemptState.UNKNOWN)
-
-
-class Method(msgspec.Struct, frozen=True, array_like=True):
-    """What of a payment method may be shown: its type, and a card's brand and last four digits."""
-
-    type: str
-    brand: str = ""
-    last4: str = ""
-
-
-class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """Why a payment failed: the API's code, the event's code, and a sentence."""
-
-    code: str
-    event_code: str
-    reason: str
-
-
-class Attempt(msgspec.Struct, frozen=True, array_like=True):
-    """One try at one acquirer. Its id is the idempotency key there, for ever."""
-
-    number: int
-    acquirer: str
-    state: AttemptState
-    started_ms: int
-    lease_until_ms: int
-    """Until then its worker may still be sending; nobody else touches it."""
-    ended_ms: int = 0
-    asked: int = 0
-    """How often the acquirer was asked for, or refused us, an outcome; the pauses grow with it."""
-    kind: Kind = Kind.CHARGE
-    minor: int = 0
-    refund_id: str = ""
-    settled_by: str = ""
-    """Who settled it by hand, and why."""
-    token: str = ""
-    """Made anew by whoever begins: two workers that begin in one millisecond must not write the same record."""
-
-
-class RefundState(StrEnum):
-    """Where a refund stands."""
-
-    PENDING = "pending"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-class Refund(msgspec.Struct, frozen=True, array_like=True):
-    """Money on its way back. While it is pending, its amount is reserved."""
-
-    id: str
-    minor: int
-    reason: str
-    state: RefundState
-    created_ms: int
-    ended_ms: int = 0
-    transaction_id: str = ""
-    failure: Failure | None = None
-
-
-class Operation(NamedTuple):
-    """The next thing to be done at the acquirer."""
-
-    kind: Kind
-    minor: int
-    refund_id: str = ""
 
 
 class Payment(
@@ -164,6 +50,7 @@ class Payment(
         "captured_minor": "captured",
         "created_ms": "created",
         "ended_ms": "ended",
+        "recheck_ms": "recheck",
     },
 ):
     """The record of one payment. `version` stands first: the store's compare-and-set reads it there."""
@@ -196,6 +83,9 @@ class Payment(
     """When the charge ended: completed, failed or cancelled."""
     transaction_id: str = ""
     attempts: tuple[Attempt, ...] = ()
+    recheck_ms: int = 0
+    """From when on acquirers that were passed over are asked once more; 0 when nothing is left to ask."""
+    late: tuple[LateSuccess, ...] = ()
     sequence: int = 0
     """Events written so far; the next one is this plus one."""
     last_event_hash: str = ""
@@ -236,7 +126,23 @@ class Payment(
     @property
     def at_rest(self) -> bool:
         """Whether nothing is left to do or to watch."""
-        return self.operation is None and self.status not in (Status.PENDING, Status.AUTHORIZED)
+        return self.operation is None and not self.rests_until_ms
+
+    @property
+    def rests_until_ms(self) -> int:
+        """When to look at it again though nothing is to be done: 0 is never."""
+        moments = [self.recheck_ms] if self.recheck_ms else []
+        if self.held_until_ms:
+            moments.append(self.held_until_ms)
+        if self.status is Status.AUTHORIZED:
+            moments.append(self.authorized_until_ms)
+        return min(moments, default=0)
+
+    @property
+    def passed(self) -> tuple[Attempt, ...]:
+        """Tries to charge of which the acquirer said, or we believed, that nothing moved."""
+        states = (AttemptState.NOT_SENT, AttemptState.REJECTED)
+        return tuple(attempt for attempt in self.attempts if attempt.kind in OPENING and attempt.state in states)
 
     @property
     def refunded_minor(self) -> int:
@@ -261,8 +167,7 @@ class Payment(
     @property
     def charged_by(self) -> str:
         """The acquirer that holds or took the money: what follows goes there. Empty when none does."""
-        first = (Kind.CHARGE, Kind.AUTHORIZE)
-        return next((a.acquirer for a in self.attempts if a.kind in first and a.state is AttemptState.APPROVED), "")
+        return next((a.acquirer for a in self.attempts if a.kind in OPENING and a.state is AttemptState.APPROVED), "")
 
     @property
     def outcome(self) -> Outcome:
@@ -270,7 +175,7 @@ class Payment(
         if self.failure is not None or self.cancelled:
             return Outcome.FAILED if self.failure is not None else Outcome.NONE
         last = self.attempt
-        if last is not None and last.state is AttemptState.UNKNOWN:
+        if last is not None and last.state is AttemptState.UNKNOWN and not last.reverses:
             return Outcome.UNKNOWN
         return Outcome.SUCCEEDED if self._charged else Outcome.NONE
 
@@ -283,6 +188,12 @@ class Payment(
     @property
     def operation(self) -> Operation | None:
         """What is to be done next at the acquirer; None when nothing is."""
+        # First, because it is only found when nothing else is under way, and may then be under way itself.
+        if late := next((late for late in self.late if self._to_reverse(late)), None):
+            taken = self.numbered(late.number)
+            return Operation(
+                Kind.VOID if taken.kind is Kind.AUTHORIZE else Kind.REFUND, taken.minor, reverses=late.number
+            )
         if self.failure is not None or self.cancelled or self.held_until_ms:
             return None
         if not self._charged:
@@ -301,6 +212,14 @@ class Payment(
         last = self.attempt
         unknown = last is not None and last.refund_id == refund.id and last.state is AttemptState.UNKNOWN
         return Outcome.UNKNOWN if unknown else Outcome.NONE
+
+    def numbered(self, number: int) -> Attempt:
+        """The attempt of this number. Raises `StopIteration` when there is none."""
+        return next(attempt for attempt in self.attempts if attempt.number == number)
+
+    def late_success(self, number: int) -> LateSuccess:
+        """What is known of the late success of this attempt. Raises `StopIteration` when it had none."""
+        return next(late for late in self.late if late.number == number)
 
     def refund(self, refund_id: str) -> Refund | None:
         """The refund of this id."""
@@ -372,6 +291,7 @@ class Payment(
             minor=operation.minor,
             refund_id=operation.refund_id,
             token=token,
+            reverses=operation.reverses,
         )
         return self._next(attempts=(*(attempt for attempt in self.attempts if attempt is not again), sending))
 
@@ -380,10 +300,45 @@ class Payment(
         self._require_work()
         return self._next(attempts=self._attempts(state, now_ms, asked=1))
 
-    def passed_over(self, state: AttemptState, *, now_ms: int) -> Payment:
-        """Certainly nothing moved at the latest attempt's acquirer; another one is tried next."""
+    def passed_over(self, state: AttemptState, *, now_ms: int, recheck_ms: int) -> Payment:
+        """Certainly nothing moved at the latest attempt's acquirer; another one is tried next.
+
+        From `recheck_ms` on it is asked once more: it may have been wrong, or a network may have delivered late.
+        """
         self._require_work()
-        return self._next(attempts=self._attempts(state, now_ms))
+        return self._next(attempts=self._attempts(state, now_ms), recheck_ms=recheck_ms)
+
+    def look_again(self, recheck_ms: int) -> Payment:
+        """Ask the acquirers that were passed over once more, from then on; 0 when all have answered."""
+        return self._next(recheck_ms=recheck_ms)
+
+    def found_late(self, number: int, transaction_id: str, *, now_ms: int) -> Payment:
+        """An acquirer that was passed over, or whose refusal ended the payment, took the money after all."""
+        assert self.ended, "before its end it could still be the one success of the payment"
+        assert self.numbered(number) in self.passed, "this attempt has another outcome"
+        # An attempt of 0.1.0 does not say how much: it was all.
+        minor = self.numbered(number).minor or self.amount.minor
+        attempts = self._marked(number, AttemptState.LATE, minor=minor)
+        return self._next(attempts=attempts, late=(*self.late, LateSuccess(number, transaction_id, now_ms)))
+
+    def reversed(self, *, now_ms: int) -> Payment:
+        """The acquirer gave back what it took too late."""
+        number = self.attempts[-1].reverses
+        ended = self._settled(AttemptState.APPROVED, now_ms)
+        return msgspec.structs.replace(ended, attempts=ended._marked(number, AttemptState.REVERSED))
+
+    def reversal_refused(self, word: str, *, now_ms: int) -> Payment:
+        """The acquirer will not give back what it took too late."""
+        number = self.attempts[-1].reverses
+        late = tuple(
+            msgspec.structs.replace(late, refused=word) if late.number == number else late for late in self.late
+        )
+        return self._settled(AttemptState.REJECTED, now_ms, late=late)
+
+    def reversed_by_hand(self, number: int, settled_by: str) -> Payment:
+        """People got back what the acquirer had refused to give back."""
+        assert self.late_success(number).refused, "until then the engine gives it back by itself"
+        return self._next(attempts=self._marked(number, AttemptState.REVERSED, settled_by=settled_by))
 
     def charged(self, transaction_id: str, *, now_ms: int) -> Payment:
         """The acquirer took the money at once."""
@@ -461,6 +416,15 @@ class Payment(
         )
         return (*self.attempts[:-1], ended)
 
+    def _marked(self, number: int, state: AttemptState, **changes: object) -> tuple[Attempt, ...]:
+        return tuple(
+            msgspec.structs.replace(attempt, state=state, **changes) if attempt.number == number else attempt
+            for attempt in self.attempts
+        )
+
+    def _to_reverse(self, late: LateSuccess) -> bool:
+        return not late.refused and self.numbered(late.number).state is AttemptState.LATE
+
     @property
     def _charged(self) -> bool:
         """Whether an acquirer holds or took the money. Records of 0.1.0 name only what was captured."""
@@ -496,5 +460,6 @@ def _same(attempt: Attempt, operation: Operation, acquirer: str) -> bool:
         attempt.acquirer == acquirer
         and attempt.kind is operation.kind
         and attempt.refund_id == operation.refund_id
+        and attempt.reverses == operation.reverses
         and attempt.state in (*_UNSETTLED, AttemptState.NOT_SENT)
     )

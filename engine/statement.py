@@ -6,11 +6,13 @@ import csv
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, TextIO
 
+from engine.facts import Attempt, AttemptState, Kind
 from engine.ids import from_rfc3339
-from engine.payment import Attempt, AttemptState, Kind, Payment, attempt_id
+from engine.payment import Payment, attempt_id
 
 _COLUMNS: Final = ("attempt", "reference", "kind", "amount_minor", "currency", "id", "at")
 _MONEY: Final = (Kind.CHARGE, Kind.CAPTURE, Kind.REFUND)
+_SUCCESSES: Final = (AttemptState.APPROVED, AttemptState.LATE, AttemptState.REVERSED)
 
 
 class StatementLine(NamedTuple):
@@ -34,6 +36,8 @@ class Difference(NamedTuple):
     payment_id: str
     stated: str
     believed: str
+    transaction_id: str = ""
+    """The acquirer's; empty when it knows of nothing."""
 
 
 def read_statement(file: TextIO) -> dict[str, StatementLine]:
@@ -50,6 +54,9 @@ def read_statement(file: TextIO) -> dict[str, StatementLine]:
             lines[line.attempt] = line
     except csv.Error:
         raise ValueError(f"line {rows.reader.line_num} of the statement cannot be read") from None
+    if not lines:
+        # It would match everything: a file cut off behind its head must not read as "all is well".
+        raise ValueError("the statement states nothing")
     return lines
 
 
@@ -82,7 +89,7 @@ class Reconciliation:
                 continue
             identity = attempt_id(payment, attempt)
             line = self._open.pop(identity, None)
-            approved = attempt.state is AttemptState.APPROVED
+            approved = attempt.state in _SUCCESSES
             believed = f"{attempt.kind.value} {attempt.minor} {payment.amount.currency}"
             if line is None:
                 if approved and identity not in self._statement and self._within(attempt):
@@ -90,9 +97,10 @@ class Reconciliation:
                 continue
             stated = f"{line.kind} {line.amount_minor} {line.currency}"
             if not approved:
-                yield Difference("missing_here", identity, payment.id, stated, f"{believed}, {attempt.state.value}")
+                believed = f"{believed}, {attempt.state.value}"
+                yield Difference("missing_here", identity, payment.id, stated, believed, line.id)
             elif stated != believed:
-                yield Difference("different", identity, payment.id, stated, believed)
+                yield Difference("different", identity, payment.id, stated, believed, line.id)
             else:
                 self.matched += 1
 
@@ -104,4 +112,4 @@ class Reconciliation:
         """What no payment of ours has tried."""
         for line in self._open.values():
             stated = f"{line.kind} {line.amount_minor} {line.currency}"
-            yield Difference("missing_here", line.attempt, line.reference, stated, "")
+            yield Difference("missing_here", line.attempt, line.reference, stated, "", line.id)

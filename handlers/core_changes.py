@@ -9,7 +9,8 @@ from aiohttp import web
 
 from engine import errors
 from engine.changing import Asked, Changing
-from engine.payment import Payment, RefundState
+from engine.facts import RefundState
+from engine.payment import Payment
 from handlers.auth import Authenticator
 from handlers.core_types import CancelPayment, CapturePayment, RefundPayment
 from handlers.core_views import PaymentView, RefundsView, RefundView, payment_view, refund_view

@@ -8,9 +8,10 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from engine.accepting import KeyState
+from engine.facts import Attempt, Kind, Outcome, Refund, RefundState, Status
 from engine.ids import rfc3339
 from engine.money import Money
-from engine.payment import Attempt, Kind, Outcome, Payment, Refund, RefundState, Status, attempt_id
+from engine.payment import Payment, attempt_id
 from handlers.core_types import Amount, Currency, OrderRef, PaymentRef, Time, Total, UserRef
 
 
@@ -28,11 +29,15 @@ class AttemptView(msgspec.Struct, rename="camel"):
     id: str
     kind: Kind
     acquirer: str
-    outcome: Literal["sending", "not_sent", "unknown", "rejected", "approved"]
+    outcome: Literal["sending", "not_sent", "unknown", "rejected", "approved", "late", "reversed"]
+    """`late`: it took the money though it had been passed over, or the payment had failed; `reversed`: and gave it
+    back."""
     started_at: Time
     ended_at: Time | UnsetType = UNSET
     settled_by: str | UnsetType = UNSET
     """Who settled it by hand, and why."""
+    reverses: str | UnsetType = UNSET
+    """The attempt whose money it gives back."""
 
 
 class PaymentView(msgspec.Struct, rename="camel"):
@@ -176,6 +181,8 @@ def _attempt_view(payment: Payment, attempt: Attempt) -> AttemptView:
         view.ended_at = rfc3339(attempt.ended_ms)
     if attempt.settled_by:
         view.settled_by = attempt.settled_by
+    if attempt.reverses:
+        view.reverses = attempt_id(payment, payment.numbered(attempt.reverses))
     return view
 
 

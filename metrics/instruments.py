@@ -116,6 +116,28 @@ class Instruments:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self.late_successes = Counter(
+            "late_successes_total",
+            "Successes at an acquirer after it was passed over or the payment failed: found, reversed, or refused "
+            "(it does not give the money back).",
+            ["step"],
+            registry=registry,
+        )
+        for step in ("found", "reversed", "refused"):
+            # From the start, or else Prometheus takes the first one for no increase.
+            self.late_successes.labels(step)
+        self.open_items = Gauge(
+            "open_items",
+            "Effects at acquirers that our books do not show and nobody has dealt with.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.open_items_oldest = Gauge(
+            "open_items_oldest_seconds",
+            "Age of the oldest open item.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self.queue_depth = Gauge(
             "job_queue_depth",
             "Jobs waiting or being worked on.",

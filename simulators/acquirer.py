@@ -25,7 +25,7 @@ is 409.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -72,13 +72,17 @@ def _moment(request: web.Request, name: str) -> datetime | None:
 
 
 class AcquirerSim(Simulator[Decision]):
-    """The acquirer; `dedupe=False` makes one that ignores idempotency keys and decides anew every time."""
+    """The acquirer; `dedupe=False` makes one that ignores idempotency keys and decides anew every time.
+
+    `approves` are card numbers that this one does not decline, though the table says so: acquirers differ.
+    """
 
     def __init__(
         self,
         journal_path: Path | None,
         *,
         dedupe: bool = True,
+        approves: Collection[str] = (),
         latency_s: float = 0.0,
         late_s: float = 15.0,
         authorized_for_s: float = AUTHORIZED_FOR_S,
@@ -87,6 +91,7 @@ class AcquirerSim(Simulator[Decision]):
     ) -> None:
         super().__init__(journal_path, Decision, _error_body)
         self._dedupe, self._latency_s, self._late_s = dedupe, latency_s, late_s
+        self._declines = {number: decline for number, decline in cards.DECLINES.items() if number not in approves}
         self._authorized_for = timedelta(seconds=authorized_for_s)
         self._clock, self._new_id = clock, new_id
         self._new_charge = msgspec.json.Decoder(NewCharge)
@@ -146,7 +151,7 @@ class AcquirerSim(Simulator[Decision]):
         if known is not None:
             return known
         now = self._clock()
-        decline = cards.DECLINES.get(number) if number else None
+        decline = self._declines.get(number) if number else None
         held = kind is Kind.AUTHORIZE and decline is None
         return self._decided(
             kind,

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from engine import events as told
 from engine.events import event_hash
+from engine.facts import AttemptState, Kind, RefundState, Status
 from engine.ids import PaymentId, is_payment_id, shard_of_payment
+from engine.items import Item
 from engine.ledger import Transaction
-from engine.payment import AttemptState, Payment, RefundState, Status
+from engine.payment import Payment
+from engine.settling import late_item
 from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
 from engine.store.step import Refusal, Step
@@ -26,6 +29,7 @@ from engine.store.step import Refusal, Step
 _PAGE: Final = 256
 _decode_payment = msgspec.json.Decoder(Payment).decode
 _decode_transaction = msgspec.json.Decoder(Transaction).decode
+_decode_item = msgspec.json.Decoder(Item).decode
 _decode_event = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -102,7 +106,11 @@ class Audit:
             case "ledger" | "events":
                 return await self._check_owner(3 if kind == "ledger" else 4, shard, name, rest)
             case "due":
-                return await self._check_due(shard)
+                return await self._check_listed(1, shard.due, shard.payment, "is due")
+            case "item":
+                return await self._check_item(shard, name, rest)
+            case "items":
+                return await self._check_listed(2, shard.items, shard.item, "is listed as open")
             case _:
                 return []
 
@@ -123,6 +131,8 @@ class Audit:
         problems = (
             *_place(payment, payment_id, shard),
             *_life(payment, snapshot),
+            *_late(payment),
+            *await self._items_of(payment, shard),
             *_rows(payment, transactions),
             *_events(payment, events, snapshot.events),
         )
@@ -144,6 +154,32 @@ class Audit:
         assert not isinstance(replies, Refusal), "the step has no conditions"
         return _Snapshot(*replies)
 
+    async def _items_of(self, payment: Payment, shard: ShardKeys) -> list[tuple[int, str]]:
+        """Every late success has its item; it is open until the money has gone back."""
+        found = []
+        for late in payment.late:
+            item = late_item(payment, late.number, late.transaction_id, now_ms=0)
+            if not await self._batcher.command("EXISTS", shard.item(item.id)):
+                found.append((2, f"attempt {late.number} took money too late, and {item.id} does not exist"))
+        return found
+
+    async def _check_item(self, shard: ShardKeys, name: str, item_id: str) -> list[Finding]:
+        step = Step()
+        step.do("GET", name)
+        step.do("ZSCORE", shard.items, item_id)
+        replies = await self._batcher.step(step)
+        assert not isinstance(replies, Refusal), "the step has no conditions"
+        record, listed = replies
+        if record is None:
+            return []
+        try:
+            item = _decode_item(record)
+        except (msgspec.MsgspecError, ValueError) as error:
+            return [Finding(2, name, f"cannot be read: {type(error).__name__}: {error}")]
+        if item.open is (listed is not None):
+            return []
+        return [Finding(2, name, "is open, but not listed" if item.open else "is closed, but still listed")]
+
     async def _check_claim(self, shard: ShardKeys, name: str) -> list[Finding]:
         holder = await self._batcher.command("GET", name)
         if holder is None or await self._exists(shard, holder.decode()):
@@ -155,11 +191,11 @@ class Audit:
             return []
         return [Finding(invariant, name, "its payment does not exist")]
 
-    async def _check_due(self, shard: ShardKeys) -> list[Finding]:
+    async def _check_listed(self, invariant: int, name: str, key_of: Callable[[str], str], how: str) -> list[Finding]:
         found: list[Finding] = []
-        async for raw, _ in self._client.zscan_iter(shard.due, count=_PAGE):
-            if not await self._exists(shard, raw.decode()):
-                found.append(Finding(1, shard.due, f"{raw.decode()} is due, but does not exist"))
+        async for raw, _ in self._client.zscan_iter(name, count=_PAGE):
+            if not await self._batcher.command("EXISTS", key_of(raw.decode())):
+                found.append(Finding(invariant, name, f"{raw.decode()} {how}, but does not exist"))
         return found
 
     async def _exists(self, shard: ShardKeys, payment_id: str) -> bool:
@@ -235,17 +271,36 @@ def _life(payment: Payment, snapshot: _Snapshot) -> Iterator[tuple[int, str]]:
         yield 7, "has an unknown attempt that is not listed as one"
 
 
+def _late(payment: Payment) -> Iterator[tuple[int, str]]:
+    """What was taken too late is known as that, and goes back once."""
+    states = (AttemptState.LATE, AttemptState.REVERSED)
+    marked = sorted(attempt.number for attempt in payment.attempts if attempt.state in states)
+    if marked != sorted(late.number for late in payment.late):
+        yield 2, f"its attempts {marked} took money too late, its record says {payment.late}"
+        return
+    for late in payment.late:
+        attempt = payment.numbered(late.number)
+        back = [a for a in payment.attempts if a.reverses == late.number and a.state is AttemptState.APPROVED]
+        reversed_ = attempt.state is AttemptState.REVERSED
+        given_back = len(back) + bool(reversed_ and late.refused and attempt.settled_by)
+        if given_back != reversed_:
+            yield 2, f"attempt {late.number} is {attempt.state.value}, and was given back {given_back} times"
+
+
 def _rows(payment: Payment, transactions: list[Transaction]) -> Iterator[tuple[int, str]]:
     if len({transaction.id for transaction in transactions}) != len(transactions):
         yield 3, "a ledger transaction was written twice"
-    held = sum(
-        row.minor
-        for transaction in transactions
-        for row in transaction.rows
-        if row.account.startswith("acquirer:") and row.currency == payment.amount.currency
-    )
-    if held != payment.captured_minor - payment.refunded_minor:
-        yield 3, f"captured {payment.captured_minor}, refunded {payment.refunded_minor}, but its rows say {held}"
+    held: Counter[str] = Counter()
+    for transaction in transactions:
+        for row in transaction.rows:
+            if row.currency == payment.amount.currency:
+                held[row.account.partition(":")[0]] += row.minor
+    late = sum(a.minor for a in payment.attempts if a.state is AttemptState.LATE and a.kind is Kind.CHARGE)
+    if held["acquirer"] != payment.captured_minor - payment.refunded_minor + late:
+        facts = f"captured {payment.captured_minor}, refunded {payment.refunded_minor}, {late} to be reversed"
+        yield 3, f"{facts}, but its rows say {held['acquirer']}"
+    if held["suspense"] != -late:
+        yield 3, f"{late} to be reversed, but its rows in suspense say {-held['suspense']}"
 
 
 def _events(payment: Payment, events: list[dict[str, Any]], bodies: list[bytes]) -> Iterator[tuple[int, str]]:

@@ -30,12 +30,14 @@ class ShardKeys:
         self.due = f"{self.tag}:due"
         self.unknown = f"{self.tag}:unknown"
         self.balances = f"{self.tag}:balances"
+        self.items = f"{self.tag}:items"
         self._payment = f"{self.tag}:payment:"
         self._card = f"{self.tag}:card:"
         self._cvv = f"{self.tag}:cvv:"
         self._ledger = f"{self.tag}:ledger:"
         self._events = f"{self.tag}:events:"
         self._order = f"{self.tag}:order:"
+        self._item = f"{self.tag}:item:"
         self._user = f"{self.tag}:user:"
         self._key = f"{self.tag}:key:"
         self._lease = f"{self.tag}:lease:"
@@ -63,6 +65,10 @@ class ShardKeys:
     def order(self, order_id: str) -> str:
         """String: the id of the payment that has claimed the order, while it is live or completed."""
         return self._order + order_id
+
+    def item(self, item_id: str) -> str:
+        """String: something at an acquirer that our books do not show, open or closed, as JSON."""
+        return self._item + item_id
 
     def user(self, user_id: str) -> str:
         """Sorted set, all scores 0: the user's payment ids of this shard, which sort by time."""

@@ -15,6 +15,7 @@ from engine.idempotency import KeyRecord
 from engine.ids import PaymentId, is_payment_id, shard_of, shard_of_payment
 from engine.payment import Payment
 from engine.store.batch import Batcher
+from engine.store.items import found_items, put_items
 from engine.store.keys import JOBS_GROUP, Keys, ShardKeys
 from engine.store.step import Refusal, Step
 
@@ -118,11 +119,25 @@ class RedisPayments:
 
     async def apply(self, change: Change, job: Job | None = None) -> Conflict | None:
         """Write a change, and end the job with it. A conflict writes nothing and leaves the job."""
+        shard = self._keys.of(change.payment.id)
+        record = _encode(change.payment)
+        for _ in range(_TRIES_MAX):
+            step = self._step_of(change, shard, record, await found_items(self._batcher, shard, change.items))
+            if job is not None:
+                _end(step, shard, job)
+            refusal = await self._run(step)
+            if not isinstance(refusal, Refusal) or refusal.found == record:
+                return None
+            if refusal.check == 0:
+                return _conflict(refusal)
+            # Somebody else has opened or closed an item in between: the change is as good with what stands there now.
+        raise StoreUnavailable(f"the items of {change.payment.id} change all the time")
+
+    def _step_of(self, change: Change, shard: ShardKeys, record: bytes, found: list[bytes]) -> Step:
         payment = change.payment
-        shard = self._keys.of(payment.id)
-        record = _encode(payment)
         step = Step()
         step.expect_version(shard.payment(payment.id), payment.version - 1)
+        put_items(step, shard, change.items, found)
         step.do("SET", shard.payment(payment.id), record)
         for transaction in change.transactions:
             step.do("RPUSH", shard.ledger(payment.id), _encode(transaction))
@@ -149,12 +164,7 @@ class RedisPayments:
             step.do("DEL", shard.cvv(payment.id))
         if change.release_order and payment.order_key:
             step.do("DEL", shard.order(payment.order_key))
-        if job is not None:
-            _end(step, shard, job)
-        refusal = await self._run(step)
-        if isinstance(refusal, Refusal) and refusal.found != record:
-            return _conflict(refusal)
-        return None
+        return step
 
     async def apply_and_enqueue(self, change: Change) -> Conflict | None:
         """Write a change that asks for something, with the job to do it.

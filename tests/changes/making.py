@@ -8,8 +8,9 @@ import msgspec
 
 from engine.changes import Change
 from engine.events import PaymentEvent
+from engine.facts import Kind
 from engine.ledger import Transaction
-from engine.payment import Kind, Payment
+from engine.payment import Payment
 from engine.settling import Approved, Declined, settled
 from tests.engine.making import NOW_MS, a_payment
 

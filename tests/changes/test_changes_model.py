@@ -16,10 +16,11 @@ from engine.changes import Change, Conflict
 from engine.changing import Changing
 from engine.errors import AmountRefused, EngineError, IllegalMove, KeyReused, RefundNotAllowed, RefundTooLarge
 from engine.events import history
+from engine.facts import AttemptState
 from engine.idempotency import Fingerprints, KeyRecord
 from engine.ids import PaymentId
 from engine.money import Money
-from engine.payment import AttemptState, Payment, attempt_id
+from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined
 from tests.changes.making import Story
 from tests.engine.making import PAYMENT_ID, FakeClock, a_payment

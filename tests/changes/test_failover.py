@@ -106,13 +106,36 @@ async def test_after_an_unknown_outcome_the_second_is_never_asked(two: TwoAcquir
     assert await two.at_backup(payment["id"]) == []
 
 
-async def test_a_request_that_was_lost_is_sent_again_to_the_first_only(two: TwoAcquirers) -> None:
-    """It says that it has never seen the attempt; a copy may still be on its way there, whatever it says later."""
-    for number, outcome in ((cards.APPROVED, "approved"), (cards.DECLINED_TRY_AGAIN, "rejected")):
+async def test_a_request_that_was_lost_is_sent_again_to_the_first_until_it_has_decided(two: TwoAcquirers) -> None:
+    """It says that it has never seen the attempt; a copy may still be on its way, and will hear the same decision."""
+    for number, expected in (
+        (cards.APPROVED, [("a1", "charge", "card_acquirer", "approved")]),
+        (cards.DECLINED, [("a1", "charge", "card_acquirer", "rejected")]),
+        (cards.DECLINED_TRY_AGAIN, [
+            ("a1", "charge", "card_acquirer", "rejected"), ("a2", "charge", "backup", "rejected"),
+        ]),
+    ):  # fmt: skip
         await two.shop.sims.fault(two.shop.sims.acquirer, "silence", path_contains="/charges", method="POST", times=1)
-        payment = await two.pay(cardNumber=number)
-        assert tries(payment) == [("a1", "charge", "card_acquirer", outcome)]
-        assert await two.at_backup(payment["id"]) == []
+        assert tries(await two.pay(cardNumber=number)) == expected
+
+
+async def test_a_decline_that_is_learned_by_asking_is_tried_elsewhere_too() -> None:
+    """The first has declined without a word; asked, it says that another may approve: the second takes the money."""
+    methods = {"PAYMENTS__FALLBACKS__BACKUP__METHODS": '["credit_card"]'}
+    async with (
+        serve(AcquirerSim(None, approves={cards.DECLINED_TRY_AGAIN})) as backup,
+        running_shop({**PATIENCE, **methods, "PAYMENTS__FALLBACKS__BACKUP__URL": backup}) as shop,
+    ):
+        two = TwoAcquirers(shop, backup)
+        await shop.sims.fault(shop.sims.acquirer, "silence_after", path_contains="/charges", method="POST", times=1)
+        payment = await two.pay(cardNumber=cards.DECLINED_TRY_AGAIN)
+        assert payment["status"] == "completed"
+        assert tries(payment) == [
+            ("a1", "charge", "card_acquirer", "rejected"),
+            ("a2", "charge", "backup", "approved"),
+        ]
+        assert (await shop.effects(payment["id"]), await two.at_backup(payment["id"])) == ([], [("charge", 7548)])
+        await shop.audit_is_clean()
 
 
 async def test_when_the_first_cannot_be_reached_the_second_charges_and_all_that_follows_goes_there() -> None:

@@ -161,7 +161,7 @@ async def test_the_acquirers_statement_is_held_against_the_ledger(tmp_path: Path
             reconcile("larger-refund", swapped(refund, refund.replace(",500,", ",501,"))),
             reconcile("other-currency", swapped(capture, capture.replace(",USD,", ",EUR,"))),
         )
-        counts = {"matched": 7, "missing_here": 0, "missing_there": 0, "different": 0}
+        counts = {"matched": 7, "missing_here": 0, "missing_there": 0, "different": 0, "items_opened": 0}
         assert (whole.code, whole.lines) == (0, [{"ok": True, **counts}])
         assert (without.code, without.lines) == (1, [
             {"what": "missing_there", "attempt": f"{middle['id']}-a1", "payment_id": middle["id"], "stated": "",
@@ -170,7 +170,8 @@ async def test_the_acquirers_statement_is_held_against_the_ledger(tmp_path: Path
         ])  # fmt: skip
         assert (with_ghost.code, with_ghost.lines) == (1, [
             {"what": "missing_here", "attempt": ghost.split(",")[0], "payment_id": ghost.split(",")[1],
-             "stated": "charge 7548 USD", "believed": ""},
+             "stated": "charge 7548 USD", "believed": "", "transaction_id": ghost.split(",")[5],
+             "item": with_ghost.lines[0]["item"], "item_state": "new"},
             {"ok": False, **counts, "missing_here": 1},
         ])  # fmt: skip
         assert (larger.code, larger.lines[0]["stated"], larger.lines[0]["believed"]) == (
@@ -202,15 +203,19 @@ async def test_a_success_that_is_not_known_here_is_an_open_item(shop: Shop, tmp_
     lines = await statement_of(shop)
     own = next(line for line in lines if line.startswith(payment["id"]))
     file.write_text(f"{lines[0]}\n{own}\n")
-    ran = await shop.run("reconcile", "--statement", str(file))
+    ran = await shop.run("reconcile", "--statement", str(file), "--yes")
     assert ran.code == 1
+    item = ran.lines[0]["item"]
     assert ran.lines[0] == {
         "what": "missing_here", "attempt": f"{payment['id']}-a1", "payment_id": payment["id"],
-        "stated": "charge 7548 USD", "believed": "charge 7548 USD, unknown",
+        "stated": "charge 7548 USD", "believed": "charge 7548 USD, unknown", "transaction_id": own.split(",")[5],
+        "item": item, "item_state": "open",
     }  # fmt: skip
-    assert ran.lines[-1]["ok"] is False
-    shop.look_again_at(payment["id"], 0)
-    await shop.until(payment["id"], status("completed"))
+    assert (ran.lines[-1]["ok"], ran.lines[-1]["items_opened"]) == (False, 1)
+    await shop.until(payment["id"], status("completed"))  # it was asked about at once
+    (line,) = (await shop.run("items", "list")).lines
+    assert (line["id"], line["attempt_now"]) == (item, "approved")
+    assert (await shop.run("items", "close", item, "--actor", "ann", "--reason", "settled", "--yes")).code == 0
 
 
 async def test_events_are_told_again_with_the_same_ids_and_the_same_bytes(shop: Shop) -> None:

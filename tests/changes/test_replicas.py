@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from engine.cards import SealedInstrument
 from engine.errors import StoreUnavailable
+from engine.facts import Status
 from engine.ids import PaymentIds
-from engine.payment import Payment, Status
+from engine.payment import Payment
 from engine.settling import settled
 from engine.store.batch import Batcher
 from engine.store.check import RedisCheck

@@ -10,7 +10,8 @@ import pytest
 from engine.changes import Change
 from engine.errors import IllegalMove, RefundNotAllowed, RefundTooLarge
 from engine.events import history
-from engine.payment import MOVES, REFUNDS_MAX, AttemptState, Failure, Kind, Payment, RefundState, Status, attempt_id
+from engine.facts import MOVES, REFUNDS_MAX, AttemptState, Failure, Kind, Operation, RefundState, Status
+from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined, given_up, settled
 from tests.changes.making import APPROVED, DECLINED, UNTIL_MS, Story, a_story
 from tests.engine.making import NOW_MS, PAYMENT_ID, a_payment
@@ -93,7 +94,7 @@ def test_a_declined_refund_frees_its_reservation_and_the_next_one_is_due_at_once
     after = change.payment
     assert (after.refundable_minor, after.refund_pending_minor) == (2000, 5548)
     assert change.due_ms == AT_MS
-    assert after.operation == (Kind.REFUND, 5548, "ref-2")
+    assert after.operation == Operation(Kind.REFUND, 5548, "ref-2")
     assert [refund.state for refund in after.refunds] == [RefundState.FAILED, RefundState.PENDING]
 
 
@@ -126,8 +127,8 @@ def test_each_status_allows_its_own_wishes_only(status: Status) -> None:
     payment = _each_status()[status]
     assert payment.status is status
     if status is Status.AUTHORIZED:
-        assert payment.ask_capture(1).operation == (Kind.CAPTURE, 1, "")
-        assert payment.ask_cancel("why").operation == (Kind.VOID, 7548, "")
+        assert payment.ask_capture(1).operation == Operation(Kind.CAPTURE, 1)
+        assert payment.ask_cancel("why").operation == Operation(Kind.VOID, 7548)
     else:
         with pytest.raises(IllegalMove) as refused:
             payment.ask_capture(1)

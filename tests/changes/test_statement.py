@@ -6,8 +6,8 @@ import io
 
 import pytest
 
+from engine.facts import Kind
 from engine.ids import rfc3339
-from engine.payment import Kind
 from engine.settling import Approved
 from engine.statement import Difference, Reconciliation, read_statement
 from tests.changes.making import APPROVED, UNTIL_MS, Story, a_story

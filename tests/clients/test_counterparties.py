@@ -28,9 +28,9 @@ from engine import context, errors
 from engine.cards import Card, Cvv, Instrument, Pan, WalletToken
 from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown
 from engine.checking import Order, User
+from engine.facts import Kind
 from engine.ids import PaymentId
 from engine.money import Money
-from engine.payment import Kind
 from engine.settling import Approved, Declined
 from metrics.instruments import Instruments
 from resilience.errors import BadAnswer, Unreachable

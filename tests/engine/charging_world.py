@@ -15,16 +15,19 @@ from engine.cards import SealedInstrument
 from engine.changes import Change, Conflict, Job
 from engine.charging import AcquirerRequest, Acquirers, Charging, NeverSeen, NotSent, Outcome, Unknown
 from engine.events import PaymentEvent
+from engine.facts import AttemptState, Kind, Status
 from engine.ids import PaymentId
+from engine.items import Item
 from engine.ledger import Transaction
 from engine.money import Money
-from engine.payment import AttemptState, Kind, Payment, Status, attempt_id
+from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined
 from metrics.instruments import Instruments
 from tests.engine.making import PAYMENT_ID, FakeClock, a_card, a_payment, a_sealer
 from tests.engine.stepping import Crash, Pause, Run, drive
 
 LEASE_S = 20.0
+RECHECK_AFTER_S = 300.0
 REDRIVE_MS = 120_000
 INSTRUMENTS = Instruments(CollectorRegistry())
 """For tests that do not look at it: making one takes longer than the test."""
@@ -43,6 +46,7 @@ class MemoryStore:
         self.transactions: list[Transaction] = []
         self.events: list[PaymentEvent] = []
         self.history: list[Payment] = []
+        self.items: dict[str, Item] = {}
 
     def add(self, payment: Payment, sealed: SealedInstrument) -> Job:
         """What accepting leaves behind."""
@@ -103,6 +107,8 @@ class MemoryStore:
         self._write(payment)
         self.transactions += change.transactions
         self.events += change.events
+        for item in change.items:
+            self.items[item.id] = item.over(self.items.get(item.id)) or self.items[item.id]
         if change.due_ms is None:
             del self.due[payment.id]
         else:
@@ -188,7 +194,7 @@ class Bank:
         return self.decided[request.attempt_id] if say in (Say.APPROVE, Say.DECLINE) else Unknown("silence")
 
     async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
-        assert (kind, amount) == (Kind.CHARGE, self._store.now().amount)
+        assert amount == self._store.now().amount
         self.asked.append(attempt_id)
         say = self._next(self._questions)
         await Pause()
@@ -263,6 +269,7 @@ class World:
             self._observer,
             clock or self.clock,
             lease_s=LEASE_S,
+            recheck_after_s=RECHECK_AFTER_S,
             new_token=self._token,
         )
 

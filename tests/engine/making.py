@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from engine.cards import Card, Cvv, Pan
+from engine.facts import Failure, Method, Operation
 from engine.ids import PaymentId
 from engine.money import Money
-from engine.payment import Failure, Method, Operation, Payment
+from engine.payment import Payment
 from engine.sealing import AesGcmSealer
 
 NOW_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z

@@ -12,9 +12,10 @@ from engine import errors
 from engine.accepting import Caller
 from engine.cards import WalletToken
 from engine.checking import User
+from engine.facts import Method, Status
 from engine.ids import shard_of, shard_of_payment
 from engine.money import Money
-from engine.payment import Method, Payment, Status
+from engine.payment import Payment
 from tests.engine.accepting_world import ORDER, OWNER, REDRIVE_AFTER_S, SERVICE, SHARDS, USER, Desk, a_wish
 from tests.engine.making import CVV, NOW_MS, PAN, a_card
 

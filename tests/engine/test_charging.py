@@ -14,8 +14,9 @@ from engine.cards import SealedInstrument
 from engine.changes import Conflict, Job
 from engine.charging import AcquirerRequest, Outcome
 from engine.errors import StoreUnavailable
+from engine.facts import Attempt, AttemptState, Failure, Kind, Status
 from engine.ids import PaymentId
-from engine.payment import Attempt, AttemptState, Failure, Kind, Payment, Status
+from engine.payment import Payment
 from engine.settling import Approved, Declined
 from metrics.instruments import Instruments
 from tests.engine.charging_world import LEASE_S, Bank, MemoryStore, Say, Script, World

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from engine.changes import Job
-from engine.payment import AttemptState
+from engine.facts import AttemptState
 from tests.engine.charging_world import LEASE_S, Say, Script, World
 from tests.engine.making import PAYMENT_ID
 from tests.engine.stepping import Run

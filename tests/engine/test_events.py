@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from engine.events import COMPLETED, FAILED, OutgoingEvent, PaymentEvent, event_hash, with_event
-from engine.payment import Failure, Payment
+from engine.facts import Failure
+from engine.payment import Payment
 from tests.engine.making import DECLINED, NOW_MS, a_payment, begun
 
 

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from engine.errors import IllegalMove
+from engine.facts import MOVES, Attempt, AttemptState, Kind, Method, Operation, Outcome, Status
 from engine.ids import PaymentId
 from engine.money import Money
-from engine.payment import MOVES, Attempt, AttemptState, Kind, Method, Operation, Outcome, Payment, Status, attempt_id
+from engine.payment import Payment, attempt_id
 from tests.engine.making import DECLINED, NOW_MS, PAYMENT_ID, a_payment, begun
 
 LEASE_MS = 20_000

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.errors import IllegalMove
-from engine.payment import AttemptState, Failure, Kind, Operation, Payment, Status, attempt_id
+from engine.facts import AttemptState, Failure, Kind, Operation, Status
+from engine.payment import Payment, attempt_id
 from tests.engine.making import NOW_MS, PAYMENT_ID, a_payment, next_operation
 
 OPEN = st.sampled_from([AttemptState.NOT_SENT, AttemptState.UNKNOWN])
@@ -32,6 +33,7 @@ class PaymentMachine(RuleBasedStateMachine):
         self.ids: list[str] = []
         self.now_ms = NOW_MS
         self.end: Payment | None = None
+        self.passed_over_once = False
 
     @property
     def may_have_charged(self) -> bool:
@@ -81,13 +83,14 @@ class PaymentMachine(RuleBasedStateMachine):
     @rule(state=st.sampled_from([AttemptState.NOT_SENT, AttemptState.REJECTED]))
     def passed_over(self, state: AttemptState) -> None:
         if self.status != "processing":
-            self.refused(lambda: self.payment.passed_over(state, now_ms=self.now_ms))
+            self.refused(lambda: self.payment.passed_over(state, now_ms=self.now_ms, recheck_ms=self.now_ms + 9))
             return
         if self.attempts[-1][2] == "rejected":
             return
-        self.payment = self.payment.passed_over(state, now_ms=self.now_ms)
+        self.payment = self.payment.passed_over(state, now_ms=self.now_ms, recheck_ms=self.now_ms + 9)
         self.version += 1
         self.attempts[-1][2] = state.value
+        self.passed_over_once = True
 
     @precondition(lambda self: self.attempts)
     @rule(transaction_id=st.text(min_size=1, max_size=5))
@@ -124,7 +127,8 @@ class PaymentMachine(RuleBasedStateMachine):
         found = [[attempt.number, attempt.acquirer, attempt.state.value, attempt.asked] for attempt in payment.attempts]
         assert found == self.attempts
         assert (payment.unsettled is not None) is self.may_have_charged
-        assert (payment.operation is None) is payment.at_rest is payment.ended is (self.status != "processing")
+        assert (payment.operation is None) is payment.ended is (self.status != "processing")
+        assert payment.at_rest is (payment.ended and not self.passed_over_once)
         assert payment.captured_minor == (payment.amount.minor if self.status == "completed" else 0)
 
     @invariant()

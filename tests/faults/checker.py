@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import redis
 
 ENDED = ("completed", "failed")
+REVERSES = 12  # where an attempt's record says whose money it gives back
 DECIMALS = {"USD": 2, "EUR": 2, "JPY": 0}
 
 Row = dict[str, Any]
@@ -108,7 +109,7 @@ def read_store(client: redis.Redis, into: Evidence) -> None:
                     into.balances[account.decode()] += int(minor)
             case "card" | "cvv":
                 into.sealed.append(name)
-            case "due" | "unknown":
+            case "due" | "unknown" | "items":
                 into.waiting[name] = len(value)
             case "jobs" | "outbox":
                 into.waiting[name] = value
@@ -246,16 +247,46 @@ def _money(evidence: Evidence, still_open: Collection[str]) -> Iterator[str]:
     by_payment: dict[str, list[Row]] = defaultdict(list)
     for effect in evidence.effects:
         by_payment[effect["reference"]].append(effect)
-    for payment_id, effects in by_payment.items():
+    for payment_id in by_payment.keys() | evidence.payments.keys():
+        payment = evidence.payments.get(payment_id)
+        if payment is None:
+            yield f"effect without payment: {payment_id}"
+            continue
+        late, effects = _late_apart(payment, by_payment[payment_id])
+        yield from _gone_back(payment, late)
         if len(effects) > 1:
             yield f"one effect per payment: {payment_id} has {len(effects)}"
-        if (payment := evidence.payments.get(payment_id)) is None:
-            yield f"effect without payment: {payment_id}"
-        else:
+        if effects:
             yield from _effects_of(payment, effects, still_open)
+        by_payment[payment_id] = effects
     for payment_id, payment in evidence.payments.items():
         if status_of(payment) == "completed":
             yield from _completion(payment, [effect["id"] for effect in by_payment[payment_id]])
+
+
+def _late_apart(payment: Row, effects: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The effects of attempts that took the money too late, with what gave it back; and all others."""
+    numbers = {late[0] for late in payment.get("late", ())}
+    attempts = {
+        f"{payment['id']}-a{attempt[0]}"
+        for attempt in payment.get("attempts", ())
+        if attempt[0] in numbers or (len(attempt) > REVERSES and attempt[REVERSES] in numbers)
+    }
+    late = [effect for effect in effects if effect["attempt"] in attempts]
+    return late, [effect for effect in effects if effect["attempt"] not in attempts]
+
+
+def _gone_back(payment: Row, effects: Sequence[Row]) -> Iterator[str]:
+    """What an acquirer took too late, it has given back: all of it, once, and the record says so."""
+    payment_id, states = payment["id"], {attempt[0]: attempt[2] for attempt in payment.get("attempts", ())}
+    for number, *_ in payment.get("late", ()):
+        taken = [each for each in effects if each["attempt"] == f"{payment_id}-a{number}"]
+        charges = {each["charge"] for each in taken}
+        back = [each for each in effects if each["kind"] == "refund" and each["charge"] in charges]
+        if [each["amount_minor"] for each in taken] != [each["amount_minor"] for each in back]:
+            yield f"late success goes back: {payment_id} had {taken}, of which {back} went back"
+        if states.get(number) != "reversed":
+            yield f"late success goes back: attempt {number} of {payment_id} is {states.get(number)}"
 
 
 def _effects_of(payment: Row, effects: Sequence[Row], still_open: Collection[str]) -> Iterator[str]:
@@ -289,18 +320,21 @@ def _ledger(evidence: Evidence) -> Iterator[str]:
         ids = [transaction[0] for transaction in transactions]
         if len(set(ids)) != len(ids):
             yield f"ledger once: {payment_id} has {ids}"
-        taken = 0
+        taken = suspense = 0
         for transaction_id, _, rows in transactions:
             sums: Counter[str] = Counter()
             for account, currency, minor in rows:
                 sums[currency] += minor
                 replay[f"{account}|{currency}"] += minor
                 taken += minor if account.startswith("acquirer:") else 0
+                suspense += minor if account.startswith("suspense:") else 0
             if any(sums.values()):
                 yield f"ledger sums to zero: {transaction_id} sums to {dict(sums)}"
         captured = evidence.payments.get(payment_id, {}).get("captured_minor", 0)
         if taken != captured:
             yield f"ledger is what was captured: {payment_id} captured {captured}, its rows say {taken}"
+        if suspense:
+            yield f"late success goes back: {payment_id} has {suspense} in suspense"
     for payment_id, payment in evidence.payments.items():
         if payment.get("captured_minor") and payment_id not in evidence.ledger:
             yield f"ledger is what was captured: {payment_id} has no rows"

@@ -15,7 +15,7 @@ import redis
 
 from engine.store.connect import RedisSettings
 from simulators import cards
-from tests.faults.checker import FULL_NAMES, Evidence, Posted, Seen, Told, read_store, violations
+from tests.faults.checker import FULL_NAMES, Evidence, Posted, Row, Seen, Told, read_store, violations
 from tests.faults.world import audit_findings, world
 from tests.support import RedisServer, temporary_folder
 
@@ -340,6 +340,50 @@ def test_what_clients_acquirer_and_consumers_know_better_is_found(healthy: Healt
     spoil(evidence, healthy)
     found = violations(evidence)
     assert promise in {problem.partition(":")[0] for problem in found}, found
+
+
+def _late(evidence: Evidence, healthy: Healthy) -> Row:
+    """The failed payment's attempt took the money after all, and it has gone back: nothing is wrong. Its record."""
+    payment, effect = evidence.payments[healthy.failed], _effect(evidence, healthy.completed)
+    first = payment["attempts"][0]
+    first[2] = "reversed"
+    payment["attempts"].append([2, first[1], "approved", *first[3:7], "refund", first[8], "", "", "", first[0]])
+    payment["late"] = [[first[0], "txn-late", 0, ""]]
+    minor, currency = payment["amount"]
+    charge = {
+        **effect, "reference": healthy.failed, "attempt": f"{healthy.failed}-a1", "id": "txn-late",
+        "charge": "txn-late", "amount_minor": minor, "currency": currency,
+    }  # fmt: skip
+    evidence.effects += [charge, {**charge, "kind": "refund", "attempt": f"{healthy.failed}-a2", "id": "txn-back"}]
+    rows = [[f"acquirer:{first[1]}", currency, minor], ["suspense:late", currency, -minor]]
+    back = [[account, each, -much] for account, each, much in rows]
+    evidence.ledger[healthy.failed] = [["late", 0, rows], ["reversed", 0, back]]
+    return payment
+
+
+LATE: dict[str, Callable[[Evidence, Row], Any]] = {
+    "not given back": lambda e, _: e.effects.pop(),
+    "given back twice": lambda e, _: e.effects.append({**e.effects[-1], "attempt": e.effects[-1]["attempt"] + "0"}),
+    "given back in part": lambda e, _: e.effects[-1].update(amount_minor=1),
+    "given back of another charge": lambda e, _: e.effects[-1].update(charge="txn-x"),
+    "recorded as still late": lambda _, payment: payment["attempts"][0].__setitem__(2, "late"),
+    "left in suspense": lambda e, payment: e.ledger[payment["id"]].pop(),
+    "an item left open": lambda e, payment: e.waiting.update({f"{{p{payment['id'][-2:]}}}:items": 1}),
+}
+
+
+def test_a_late_success_that_went_back_is_no_breach(healthy: Healthy) -> None:
+    evidence = copy.deepcopy(healthy.evidence)
+    _late(evidence, healthy)
+    assert violations(evidence) == []
+
+
+@pytest.mark.parametrize("fault", LATE)
+def test_a_late_success_that_did_not_go_back_is_found(healthy: Healthy, fault: str) -> None:
+    evidence = copy.deepcopy(healthy.evidence)
+    payment = _late(evidence, healthy)
+    LATE[fault](evidence, payment)
+    assert violations(evidence)
 
 
 def _read_again(client: redis.Redis, healthy: Healthy) -> Evidence:

@@ -29,9 +29,10 @@ from engine.cards import Card
 from engine.changing import Asked, Changing, Refunded
 from engine.context import RequestContext
 from engine.errors import EngineError
+from engine.facts import Failure, Method, Refund, RefundState, Status
 from engine.ids import PaymentId, is_payment_id
 from engine.money import Money
-from engine.payment import Failure, Method, Payment, Refund, RefundState, Status
+from engine.payment import Payment
 from handlers.auth import Authenticator, AuthSettings
 from handlers.core_api import ERRORS, CoreApi
 from handlers.core_changes import CoreChanges

@@ -13,17 +13,22 @@ from typing import Any, Final
 import msgspec
 
 from engine.events import OutgoingEvent
+from engine.facts import Attempt, AttemptState, Kind, RefundState
 from engine.ids import PaymentId
+from engine.items import Item
 from engine.ledger import Transaction
-from engine.payment import Attempt, AttemptState, Kind, Payment, RefundState
+from engine.payment import Payment
 from tests.simulation.customers import PAN, Diary
 from tests.simulation.memory import MemoryRedis
 from tests.simulation.outside import AcquirerBooks
 
 _decode = msgspec.json.Decoder(Payment).decode
+_decode_item = msgspec.json.Decoder(Item).decode
 _decode_transaction = msgspec.json.Decoder(Transaction).decode
 
 _OPENING: Final = (Kind.CHARGE, Kind.AUTHORIZE)
+_LATE: Final = (AttemptState.LATE, AttemptState.REVERSED)
+_NEVER_ASKED: Final = (AttemptState.NOT_SENT,)
 _ENDS: Final = ("completed", "failed", "cancelled", "partially_refunded", "refunded")
 _FOLLOWS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("processing",),
@@ -32,8 +37,9 @@ _FOLLOWS: Final[Mapping[str, tuple[str, ...]]] = {
     "completed": ("completed", "partially_refunded", "refunded"),
     "partially_refunded": ("partially_refunded", "refunded"),
     "refunded": ("refunded",),
-    "failed": (),
-    "cancelled": (),
+    # What an acquirer that was passed over has taken is still given back.
+    "failed": ("failed",),
+    "cancelled": ("cancelled",),
 }
 
 
@@ -46,6 +52,8 @@ def check_write(before: bytes | None, after: bytes) -> Iterator[str]:
     then = old.status.value if old else ""
     if new.status.value not in _FOLLOWS[then]:
         yield f"1: {new.id} went from {then or 'nothing'} to {new.status.value}"
+    if then in ("failed", "cancelled") and old and old.sequence != new.sequence:
+        yield f"4: {new.id} tells more after its end"
     given = sum(refund.minor for refund in new.refunds if refund.state is not RefundState.FAILED)
     if not 0 <= given <= new.captured_minor <= new.authorized_minor <= new.amount.minor:
         yield f"5: {new.id} gives back {given} of {new.captured_minor} captured of {new.authorized_minor} authorized"
@@ -65,6 +73,12 @@ class Checker:
         self._diary = diary
         records = [redis.execute(("GET", name)) for name in redis.names("payment")]
         self._payments = {payment.id: payment for payment in map(_decode, records)}
+        self._items = [_decode_item(redis.execute(("GET", name))) for name in redis.names("item")]
+        self._listed = {
+            member
+            for name in redis.names("items")
+            for member in redis.execute(("ZRANGEBYSCORE", name, "-inf", "+inf", "LIMIT", 0, 10_000))
+        }
 
     def complaints(self) -> Iterator[str]:
         """All that is wrong."""
@@ -75,6 +89,7 @@ class Checker:
         yield from self._delivered()
         for payment in self._payments.values():
             yield from self._payment(payment)
+            yield from self._late_successes(payment)
             yield from self._events(payment)
             yield from self._answers(payment)
 
@@ -139,6 +154,9 @@ class Checker:
                 payment, attempt = found
                 believed = (attempt.kind, attempt.minor, attempt.state)
                 state = AttemptState.APPROVED if approved else AttemptState.REJECTED
+                if attempt_id in books.lied_about and attempt.state in (_LATE if approved else _NEVER_ASKED):
+                    # We were told that it had not left. Only so may a success be late.
+                    state = attempt.state
                 if believed != (decision.kind, decision.minor, state):
                     yield f"2: {attempt_id} is {state.value} at {books.name}, here {attempt.state.value}"
                     if approved and payment.failure is not None:
@@ -148,12 +166,30 @@ class Checker:
                 yield f"2: {attempt_id} is {attempt.state.value} here, but {name} has never seen it"
         yield from self._sums_of_money(opened, moved)
 
+    def _late_successes(self, payment: Payment) -> Iterator[str]:
+        """Each ends reversed by one approved void or refund at the same acquirer; or refused, and open for people."""
+        items = {item.attempt: item for item in self._items}
+        for late in payment.late:
+            attempt = payment.attempts[[each.number for each in payment.attempts].index(late.number)]
+            ways = [each for each in payment.attempts if each.reverses == late.number]
+            if [(each.acquirer, each.minor) for each in ways] != [(attempt.acquirer, attempt.minor)]:
+                yield f"2: the late success {late.number} of {payment.id} is reversed by {ways}"
+                continue
+            ended = (attempt.state, ways[0].state, bool(late.refused))
+            refused = ended == (AttemptState.LATE, AttemptState.REJECTED, True)
+            if not refused and ended != (AttemptState.REVERSED, AttemptState.APPROVED, False):
+                yield f"2: the late success {late.number} of {payment.id} ended as {ended}"
+            item = items.get(f"{payment.id}-a{late.number}")
+            if item is None or item.open is not refused or (item.id.encode() in self._listed) is not refused:
+                yield f"2: the late success {late.number} of {payment.id} has the item {item}"
+
     def _sums_of_money(self, opened: Mapping[str, int], moved: Mapping[tuple[str, Kind], int]) -> Iterator[str]:
         for payment in self._payments.values():
-            if opened[payment.id] != (payment.authorized_minor > 0):
+            late, gone_back = _late(payment)
+            if opened[payment.id] != (payment.authorized_minor > 0) + len(payment.late):
                 yield f"2: {payment.id} was charged or authorized {opened[payment.id]} times"
-            taken = moved[payment.id, Kind.CHARGE] + moved[payment.id, Kind.CAPTURE]
-            back = moved[payment.id, Kind.REFUND]
+            taken = moved[payment.id, Kind.CHARGE] + moved[payment.id, Kind.CAPTURE] - late
+            back = moved[payment.id, Kind.REFUND] - gone_back
             if (taken, back) != (payment.captured_minor, payment.refunded_minor):
                 yield f"2: {payment.id} moved {taken} and {back} back, here {_sums(payment)}"
 
@@ -175,7 +211,9 @@ class Checker:
         ]
         taken = sum(row.minor for row in rows if row.account.startswith("acquirer:") and row.minor > 0)
         back = -sum(row.minor for row in rows if row.account.startswith("acquirer:") and row.minor < 0)
-        if (taken, back) != (payment.captured_minor, payment.refunded_minor) or sum(row.minor for row in rows) != 0:
+        late, gone_back = _late(payment)
+        booked = (payment.captured_minor + late, payment.refunded_minor + gone_back)
+        if (taken, back) != booked or sum(row.minor for row in rows) != 0:
             yield f"3: the rows of {payment.id} say {taken} and {back} back, the record {_sums(payment)}"
 
     def _balances(self) -> Iterator[str]:
@@ -247,6 +285,13 @@ class Checker:
     def _bodies(self, payment_id: str) -> list[Any]:
         bodies: list[Any] = self._redis.execute(("LRANGE", f"{{p{payment_id[-2:]}}}:events:{payment_id}", 0, -1))
         return bodies
+
+
+def _late(payment: Payment) -> tuple[int, int]:
+    """What acquirers charged too late, and what of it has gone back. A hold is no money."""
+    charges = [attempt for attempt in payment.attempts if attempt.state in _LATE and attempt.kind is Kind.CHARGE]
+    back = [attempt for attempt in charges if attempt.state is AttemptState.REVERSED]
+    return sum(attempt.minor for attempt in charges), sum(attempt.minor for attempt in back)
 
 
 def payments_in(redis: MemoryRedis) -> list[PaymentId]:

@@ -13,9 +13,10 @@ from engine.accepting import Accepted, AcceptPayment, Caller
 from engine.cards import Card, Cvv, Pan
 from engine.changing import Asked, Refunded
 from engine.errors import EngineError, KeyReused, TryLater
+from engine.facts import Status
 from engine.ids import PaymentId
 from engine.money import Money
-from engine.payment import Payment, Status
+from engine.payment import Payment
 from tests.simulation.process import Process
 
 PAN: Final = "4242424242424242"

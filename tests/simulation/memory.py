@@ -100,7 +100,7 @@ class MemoryRedis:
 
     def names(self, kind: str) -> list[str]:
         """The keys of one kind, over all shards, in order."""
-        return sorted(name for name in self._data if name.split(":")[1] == kind and self._alive(name) is not None)
+        return sorted(name for name in list(self._data) if name.split(":")[1] == kind and self._alive(name) is not None)
 
     def values(self) -> Iterator[bytes]:
         """Everything that is stored, as bytes."""

@@ -13,8 +13,8 @@ from typing import Final
 from engine.cards import Card
 from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown
 from engine.events import OutgoingEvent
+from engine.facts import Kind
 from engine.money import Money
-from engine.payment import Kind
 from engine.settling import Approved, Declined
 from tests.simulation.loop import VirtualLoop
 
@@ -50,6 +50,8 @@ class AcquirerWeather:
     """How likely a request meets which trouble, now."""
 
     refused: float = 0.0
+    lying: float = 0.0
+    """Says that nothing could be sent, and takes it later."""
     silent: float = 0.0
     answer_lost: float = 0.0
     late: float = 0.0
@@ -72,6 +74,8 @@ class AcquirerBooks:
     effects: list[tuple[str, Kind, str, int]] = field(default_factory=list)
     """Attempt, kind, payment, minor units: every movement of money, repeated ones too."""
     under_way: Counter[str] = field(default_factory=Counter)
+    lied_about: set[str] = field(default_factory=set)
+    """Attempts that were said not to have left, and did."""
 
     def arrive(self, request: AcquirerRequest) -> Approved | Declined:
         """A request has arrived, perhaps not for the first time."""
@@ -162,6 +166,9 @@ class AcquirerLink:
             await asyncio.sleep(0.002)
             return NotSent("connection refused", chance.choice((0.0, 1.0, 3.0)))
         fate -= weather.refused
+        if fate < weather.lying:
+            return await self._lie(request)
+        fate -= weather.lying
         if fate < weather.silent:
             books.fired["acquirer silent"] += 1
             await asyncio.sleep(_TIMEOUT_S)
@@ -193,6 +200,21 @@ class AcquirerLink:
         except TimeoutError:
             return Unknown("no answer in time")
 
+    async def _lie(self, request: AcquirerRequest) -> Outcome:
+        """As a box in the network does that refuses a connection and has kept the request."""
+        books = self._books
+        books.fired["acquirer lied"] += 1
+        books.lied_about.add(request.attempt_id)
+        books.under_way[request.attempt_id] += 1
+
+        def arrive() -> None:
+            books.under_way[request.attempt_id] -= 1
+            books.arrive(request)
+
+        self._later(books.chance.uniform(0.01, _LATE_S), arrive)
+        await asyncio.sleep(0.002)
+        return NotSent("connection refused", 1.0)
+
     async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
         """Ask what became of an attempt. Never seen is said only of what cannot arrive any more."""
         books, weather, chance = self._books, self._books.weather, self._books.chance
@@ -216,6 +238,8 @@ class AcquirerLink:
             found = Unknown("under way") if books.under_way[attempt_id] else NeverSeen()
         if isinstance(found, NeverSeen):
             books.fired["acquirer never saw it"] += 1
+        if isinstance(found, Declined) and found.retryable:
+            books.fired["acquirer told of a retryable decline"] += 1
         books.traced(f"{self.name} is asked for {attempt_id}: {type(found).__name__}")
         await asyncio.sleep(chance.uniform(0.01, 0.1))
         return found

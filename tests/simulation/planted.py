@@ -12,8 +12,9 @@ from engine.cards import SealedInstrument
 from engine.changes import Change, Conflict, Job
 from engine.changing import Changing, Refunded
 from engine.charging import AcquirerRequest, Charging, NotSent, Outcome, Unknown
+from engine.facts import Operation, Refund, RefundState
 from engine.money import parse_amount
-from engine.payment import Operation, Payment, Refund, RefundState
+from engine.payment import Payment
 from engine.relay import OutboxEntry, Relay
 from engine.settling import Declined
 from engine.store.outbox import RedisOutbox
@@ -127,6 +128,30 @@ class SilenceIsNothing(Charging):
         return NotSent(outcome.why, 0.0) if isinstance(outcome, Unknown) else outcome
 
 
+class LooksAway(Charging):
+    """Who was passed over is never asked again."""
+
+    async def _look_again(self, payment: Payment, job: Job) -> Conflict | None:
+        looked = payment.look_again(0)
+        return await self._store.apply(Change(looked, due_ms=looked.rests_until_ms or None), job)
+
+
+class ReversesAtTheWrongOne(Charging):
+    """What one acquirer took too late is asked back from the one that took the money in time."""
+
+    def _candidates(self, payment: Payment, operation: Operation) -> Sequence[str]:
+        found = super()._candidates(payment, operation)
+        return [payment.charged_by or found[0]] if operation.reverses else found
+
+
+class NewReversals(Charging):
+    """A reversal that is tried again has another idempotency key."""
+
+    def _request(self, sending: Payment, operation: Operation, sealed: SealedInstrument) -> AcquirerRequest:
+        request = super()._request(sending, operation, sealed)
+        return request._replace(attempt_id=f"{request.attempt_id}-{self._clock()}") if operation.reverses else request
+
+
 class DeletesFirst(Relay):
     """An event is forgotten before the broker has it."""
 
@@ -169,6 +194,9 @@ PLANTED: Final[Mapping[str, Parts]] = {
     "attempt id changed on retry": Parts(charging=FreshAttemptIds),
     "silence taken for a decline": Parts(charging=SilenceIsNo),
     "silence taken for not sent": Parts(charging=SilenceIsNothing),
+    "passed over and never asked again": Parts(charging=LooksAway),
+    "reversed at the wrong acquirer": Parts(charging=ReversesAtTheWrongOne),
+    "reversal id changed on retry": Parts(charging=NewReversals),
     "outbox deleted before publish": Parts(relay=DeletesFirst),
     "acknowledgements ignored": Parts(relay=TakesAllForSent),
     "events out of order": Parts(outbox=Backwards),

@@ -36,6 +36,7 @@ from tests.simulation.memory import MemoryBatcher, MemoryRedis, StoreLink
 from tests.simulation.outside import AcquirerLink, PublisherLink
 
 _LEASE_S: Final = 9.0
+_RECHECK_AFTER_S: Final = 40.0
 _CLAIM_IDLE_S: Final = 12.0
 _REDRIVE_AFTER_S: Final = 20.0
 _JOBS_MAX: Final = 10_000
@@ -69,6 +70,7 @@ class Unobserved:
     """Nobody looks at counters here."""
 
     def attempt(self, payment: Payment, outcome: str) -> None: ...
+    def late_success(self) -> None: ...
     def settled(self, payment: Payment) -> None: ...
 
 
@@ -129,6 +131,7 @@ class Process:
             Unobserved(),
             clock,
             lease_s=_LEASE_S,
+            recheck_after_s=_RECHECK_AFTER_S,
             new_token=lambda: chance.randbytes(6).hex(),
         )
         self._worker = Worker(

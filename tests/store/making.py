@@ -10,10 +10,11 @@ import msgspec
 from engine.cards import SealedInstrument
 from engine.changes import Change
 from engine.events import COMPLETED, FAILED, PaymentEvent, event_hash, with_event
+from engine.facts import AttemptState, Failure, Method
 from engine.ids import PaymentId, PaymentIds, shard_of
 from engine.ledger import capture_of
 from engine.money import Money
-from engine.payment import AttemptState, Failure, Method, Payment
+from engine.payment import Payment
 
 NOW: Final = 1_772_000_000_000
 LEASE_MS: Final = 30_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.payment import AttemptState
+from engine.facts import AttemptState
 from engine.store.depths import Depth, Depths, RedisDepths
 from tests.store.datasets import BOTH_PROTOCOLS, Dataset
 from tests.store.making import NOW, SEALED, accepted, completed, left_open, order_in, sending
@@ -18,7 +18,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 async def test_an_empty_dataset_has_nothing_waiting(store: Dataset) -> None:
     nothing = Depth(0, 0)
-    assert await RedisDepths(store.batcher, store.keys).now() == Depths(nothing, nothing, nothing)
+    assert await RedisDepths(store.batcher, store.keys).now() == Depths(nothing, nothing, nothing, nothing)
 
 
 async def test_jobs_events_and_unknown_outcomes_are_counted_over_all_shards(store: Dataset) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from engine.errors import Overloaded, StoreUnavailable
+from engine.facts import AttemptState
 from engine.ids import PaymentId
-from engine.payment import AttemptState, Payment
+from engine.payment import Payment
 from engine.reconciler import Reconciler
 from engine.store.batch import Batcher, RedisClient
 from engine.store.due import RedisDue

@@ -7,8 +7,9 @@ import msgspec
 from engine.accepting import Caller
 from engine.changing import Changing
 from engine.charging import Acquirers, Charging
+from engine.facts import Status
 from engine.idempotency import Fingerprints
-from engine.payment import Payment, Status
+from engine.payment import Payment
 from engine.store.audit import Audit
 from tests.engine.making import a_sealer
 from tests.store.datasets import Dataset, servers_only
@@ -22,6 +23,8 @@ class NoObserver:
     """Nobody looks."""
 
     def attempt(self, payment: Payment, outcome: str) -> None: ...
+
+    def late_success(self) -> None: ...
 
     def settled(self, payment: Payment) -> None: ...
 
@@ -40,7 +43,7 @@ def changing(store: Dataset, surface: str = "gateway") -> Changing:
 def charging(store: Dataset, now_ms: int) -> Charging:
     """Without an acquirer: whoever were charged would find none."""
     return Charging(
-        store.payments(), Acquirers({}, {}), a_sealer(), NoObserver(), lambda: now_ms, lease_s=10
+        store.payments(), Acquirers({}, {}), a_sealer(), NoObserver(), lambda: now_ms, lease_s=10, recheck_after_s=300
     )  # fmt: skip
 
 

@@ -13,10 +13,11 @@ import pytest
 from engine.cards import SealedInstrument
 from engine.changes import Change, Conflict, Job
 from engine.errors import Overloaded, StoreUnavailable
+from engine.facts import AttemptState, Status
 from engine.idempotency import KeyRecord
 from engine.ids import PaymentId
 from engine.ledger import Transaction
-from engine.payment import AttemptState, Payment, Status
+from engine.payment import Payment
 from engine.store.keys import ShardKeys
 from engine.store.payments import RedisPayments
 from tests.store.datasets import Dataset, Places, connected, only, running

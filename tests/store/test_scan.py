@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.payment import AttemptState
+from engine.facts import AttemptState
 from engine.store.scan import RedisScan
 from tests.store.datasets import Dataset
 from tests.store.making import NOW, SEALED, accepted, completed, left_open, order_in, sending
