@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -171,6 +172,13 @@ def _replay(given: argparse.Namespace) -> int:
     return asyncio.run(replay(from_process(given.config), given))
 
 
+def _parked(given: argparse.Namespace) -> int:
+    from app.parked import list_parked, retry_parked
+
+    settings = from_process(given.config)
+    return asyncio.run(list_parked(settings) if given.what == "list" else retry_parked(settings, given))
+
+
 def _version(_: argparse.Namespace) -> int:
     print(__version__)
     return 0
@@ -206,8 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m app", description="The payment engine.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def command(name: str, run: object, text: str, group: Any = commands) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = group.add_parser(name, help=text, description=text)
         sub.add_argument(
             "--config", type=Path, default=None, help="a TOML file (default: ./config.toml if it is there)"
         )
@@ -245,11 +253,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     reconcile.add_argument("--statement", type=Path, required=True, metavar="FILE.csv")
     reconcile.add_argument("--acquirer", help="whose it is (default: the first acquirer)")
-    events = command("events", _replay, "publish events again, with the same ids")
-    events.add_argument("action", choices=("replay",))
-    events.add_argument("--from", dest="first", required=True, metavar="TIME", help="RFC 3339")
-    events.add_argument("--to", dest="last", required=True, metavar="TIME", help="RFC 3339")
-    events.add_argument("--payment", help="only this payment")
+    text = "events that were published, and those that could not be"
+    events = commands.add_parser("events", help=text, description=text).add_subparsers(required=True, metavar="ACTION")
+    replay = command("replay", _replay, "publish events again, with the same ids", events)
+    replay.add_argument("--from", dest="first", required=True, metavar="TIME", help="RFC 3339")
+    replay.add_argument("--to", dest="last", required=True, metavar="TIME", help="RFC 3339")
+    replay.add_argument("--payment", help="only this payment")
+    parked = command("parked", _parked, "events that the broker would not take: list them, or put them back", events)
+    parked.add_argument("what", choices=("list", "retry"))
+    parked.add_argument("--id", action="append", help="only this event, as `list` shows it; may be given again")
+    parked.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
     command("version", _version, "print the version")
     return parser
 

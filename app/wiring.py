@@ -224,6 +224,7 @@ class Parts:
             self.keys,
             topics={"core": self.settings.events.topic},
             one_by_one=is_cluster(self.client),
+            parked_max=self.settings.redis.parked_max,
         )
         leases = ShardLeases(self.batcher, self.keys, role="relay", owner=self.owner)
         return Relay(outbox, publisher, leases, self.instruments)

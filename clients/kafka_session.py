@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
 from clients.kafka_abort import abort, never_linger
+from clients.kafka_refusals import know_all_refusals, refusal
 from clients.kafka_settings import KafkaSettings
 from engine.events import OutgoingEvent
 
@@ -24,8 +25,8 @@ class Fate(Enum):
 
     ACKNOWLEDGED = "acknowledged"
     HELD_BACK = "held back"  # not sent: its topic is not there, or an earlier event of its key did not make it
-    TOO_LARGE = "too large"
-    BATCH_TOO_LARGE = "batch too large"  # refused together with others, so nobody knows which one it was
+    REFUSED = "refused"  # for ever: `refusals` of the session has the reason
+    BATCH_REFUSED = "batch refused"  # refused together with others, so nobody knows which one it was
     UNKNOWN = "unknown"  # sent, or on its way, and not acknowledged: it may be in the topic
 
 
@@ -38,8 +39,10 @@ class Session:
 
     def __init__(self, producer: AIOKafkaProducer, *, batch_bytes: int) -> None:
         self.broken: str | None = None
+        self.refusals: dict[str, str] = {}
+        """Why the broker will never take an event, by its id."""
         self._producer = producer
-        self._batch_bytes = batch_bytes
+        self.batch_bytes = batch_bytes
         self._pending: set[asyncio.Future[Any]] = set()
         self._topics: set[str] = set()
         self._absent: dict[str, float] = {}
@@ -47,6 +50,7 @@ class Session:
     @classmethod
     async def start(cls, settings: KafkaSettings, *, batch_bytes: int) -> Session:
         """Connects within `start_timeout_s`. Raises `KafkaError` or `OSError`, and then leaves nothing behind."""
+        know_all_refusals()
         connection = await asyncio.to_thread(settings.connection)
         producer = AIOKafkaProducer(
             **connection,
@@ -73,7 +77,6 @@ class Session:
         events: Sequence[OutgoingEvent],
         *,
         held_keys: Collection[str],
-        refused_ids: Collection[str],
         deadline: float,
     ) -> list[Fate]:
         """Sends in order and waits for the broker, at most until the loop time `deadline`.
@@ -85,7 +88,7 @@ class Session:
         try:
             async with asyncio.timeout_at(deadline):
                 await self._find_topics({event.topic for event in events})
-                await self._hand_over(events, set(held_keys), refused_ids, fates, pending)
+                await self._hand_over(events, set(held_keys), fates, pending)
                 if pending:
                     await asyncio.wait(pending)
         except TimeoutError:
@@ -101,7 +104,6 @@ class Session:
         self,
         events: Sequence[OutgoingEvent],
         held_keys: set[str],
-        refused_ids: Collection[str],
         fates: list[Fate],
         pending: dict[asyncio.Future[Any], int],
     ) -> None:
@@ -110,14 +112,14 @@ class Session:
         for index, event in enumerate(events):
             if event.key in held_keys:
                 continue
-            if event.topic not in topics or (refused_ids and event.event_id in refused_ids):
+            if event.topic not in topics:
                 held_keys.add(event.key)
                 continue
             headers = [(name, text.encode()) for name, text in event.headers]
             try:
                 future = await send(event.topic, event.value, event.key.encode(), headers=headers)
-            except MessageSizeTooLargeError:
-                fates[index] = Fate.TOO_LARGE
+            except MessageSizeTooLargeError as error:
+                fates[index] = self._refused(event, error)
                 held_keys.add(event.key)
             else:
                 pending[future] = index
@@ -137,11 +139,15 @@ class Session:
                 self.broken = self.broken or repr(error)
 
     def _fate_after(self, error: BaseException, event: OutgoingEvent) -> Fate:
-        if not isinstance(error, MessageSizeTooLargeError):
+        if refusal(error) is None:
             return Fate.UNKNOWN
-        # A record of a batch's size travels alone, so then it is the one that is too large.
+        # A record of a batch's size travels alone, so then it is the one that is meant.
         size = len(event.value) + len(event.key) + sum(len(name) + len(text) for name, text in event.headers)
-        return Fate.TOO_LARGE if size >= self._batch_bytes else Fate.BATCH_TOO_LARGE
+        return self._refused(event, error) if size >= self.batch_bytes else Fate.BATCH_REFUSED
+
+    def _refused(self, event: OutgoingEvent, error: BaseException) -> Fate:
+        self.refusals[event.event_id] = refusal(error) or type(error).__name__
+        return Fate.REFUSED
 
     async def _find_topics(self, wanted: set[str]) -> None:
         """Fetches the partitions of topics not seen before, so that `send` never waits for metadata.

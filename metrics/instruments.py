@@ -41,6 +41,19 @@ class Instruments:
             "Events that were not acknowledged and will be sent again.",
             registry=registry,
         )
+        self.events_parked = Counter(
+            "events_parked_total",
+            "Events put aside because they will never be taken as they are: message_too_large, record_invalid, "
+            "no_topic, unreadable.",
+            ["reason"],
+            registry=registry,
+        )
+        self.parked_events = Gauge(
+            "parked_events",
+            "Events that are put aside until an operator puts them back.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self.database_connections = Gauge(
             "database_connections_active",
             "Open connections to Redis.",

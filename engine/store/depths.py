@@ -1,4 +1,4 @@
-"""How much waits: jobs, events, unknown outcomes, and how old the oldest of each is."""
+"""How much waits: jobs, events, unknown outcomes, parked events, and how old the oldest of each is."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Depths(NamedTuple):
     jobs: Depth
     outbox: Depth
     unknown: Depth
+    parked: Depth
 
 
 class RedisDepths:
@@ -34,12 +35,13 @@ class RedisDepths:
     async def now(self) -> Depths:
         """The depths now. Raises `StoreUnavailable`."""
         shards = self._keys.shards
-        jobs, outbox, unknown = await asyncio.gather(
+        jobs, outbox, unknown, parked = await asyncio.gather(
             self._streams([shard.jobs for shard in shards]),
             self._streams([shard.outbox for shard in shards]),
             self._sets([shard.unknown for shard in shards]),
+            self._streams([shard.parked for shard in shards]),
         )
-        return Depths(jobs, outbox, unknown)
+        return Depths(jobs, outbox, unknown, parked)
 
     async def _streams(self, names: list[str]) -> Depth:
         lengths = await asyncio.gather(*(self._batcher.command("XLEN", name) for name in names))

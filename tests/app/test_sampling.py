@@ -90,7 +90,7 @@ class FakeDepths(RedisDepths):
         return self.depths
 
 
-DEPTHS = Depths(jobs=Depth(3, NOW_MS - 1500), outbox=Depth(0, 0), unknown=Depth(2, NOW_MS + 500))
+DEPTHS = Depths(jobs=Depth(3, NOW_MS - 1500), outbox=Depth(0, 0), unknown=Depth(2, NOW_MS + 500), parked=Depth(4, 0))
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), Overloaded("store_waiting")])
@@ -106,7 +106,7 @@ async def test_the_gauges_show_the_depths_and_ages_and_stay_while_the_store_is_a
     def gauges() -> dict[str, float | None]:
         names = ("job_queue_depth", "job_queue_oldest_seconds", "outbox_depth", "outbox_oldest_seconds",
                  "unknown_attempts", "unknown_attempts_oldest_seconds", "payment_success_rate",
-                 "database_connections_active")  # fmt: skip
+                 "database_connections_active", "parked_events")  # fmt: skip
         return {name: instruments.registry.get_sample_value(name) for name in names}
 
     shown = gauges()
@@ -114,6 +114,7 @@ async def test_the_gauges_show_the_depths_and_ages_and_stay_while_the_store_is_a
         "job_queue_depth": 3, "job_queue_oldest_seconds": 1.5, "outbox_depth": 0, "outbox_oldest_seconds": 0,
         "unknown_attempts": 2, "unknown_attempts_oldest_seconds": 0, "payment_success_rate": 1,
         "database_connections_active": 5,
+        "parked_events": 4,
     }  # fmt: skip
     depths.error = error
     rate.count(False)
