@@ -54,6 +54,17 @@ class Instruments:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self.audit_payments_checked = Counter(
+            "audit_payments_checked_total",
+            "Payments that were held against the audit's rules while the engine runs.",
+            registry=registry,
+        )
+        self.audit_violations = Counter(
+            "audit_violations_total",
+            "Broken rules found by that: lifecycle, ledger, events, amounts, order, unknown, card. Must stay 0.",
+            ["rule"],
+            registry=registry,
+        )
         self.database_connections = Gauge(
             "database_connections_active",
             "Open connections to Redis.",
