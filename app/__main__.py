@@ -145,7 +145,9 @@ def _token(given: argparse.Namespace) -> int:
 def _audit(given: argparse.Namespace) -> int:
     from app.audit import audit
 
-    return asyncio.run(audit(from_process(given.config)))
+    if given.since and not given.topic:
+        raise ConfigError("--since is about the topic: give --topic too")
+    return asyncio.run(audit(from_process(given.config), given))
 
 
 def _unknown(given: argparse.Namespace) -> int:
@@ -239,7 +241,9 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--role", choices=("service", "admin"), help="act for all users")
     token.add_argument("--hours", type=float, default=1.0)
     token.add_argument("--data", type=Path, default=Path("data"), help="the demo's folder, for its secret")
-    command("audit", _audit, "check the invariants of a dataset; exit code 1 when one is broken")
+    audit = command("audit", _audit, "check the invariants of a dataset; exit code 1 when one is broken")
+    audit.add_argument("--topic", action="store_true", help="also compare the topic, or the event file, with it")
+    audit.add_argument("--since", metavar="TIME", help="RFC 3339: events before it need not be in the topic any more")
     unknown = command("unknown", _unknown, "attempts of unknown outcome: list them, or settle one by your word")
     unknown.add_argument("action", choices=("list", "resolve"))
     unknown.add_argument("--attempt", help="the attempt's id, as `list` shows it")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from engine.auditing import UNREADABLE, Finding, audited, unreadable
 from engine.ids import is_payment_id
 from engine.ledger import Transaction
+from engine.payment import Payment
 from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
 from engine.store.snapshots import RedisSnapshots
@@ -32,8 +33,16 @@ _decode_transaction = msgspec.json.Decoder(Transaction).decode
 class Audit:
     """One pass over a dataset."""
 
-    def __init__(self, client: RedisClient, batcher: Batcher, keys: Keys) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        batcher: Batcher,
+        keys: Keys,
+        told: Callable[[Payment, Sequence[bytes]], None] | None = None,
+    ) -> None:
+        """`told` is given every payment that can be read, with the bodies of its events."""
         self._client = client
+        self._told = told
         self._batcher = batcher
         self._keys = keys
         self._snapshots = RedisSnapshots(batcher, keys)
@@ -108,6 +117,8 @@ class Audit:
             if seen is None:
                 continue  # gone since the scan: nothing deletes payments, so the owner checks will tell
             self.payments[seen.payment.status.value] += 1
+            if self._told is not None:
+                self._told(seen.payment, snapshot.events)
             for transaction in seen.transactions:
                 self._replay(transaction)
             found += [Finding(invariant, name, problem) for invariant, problem in seen.problems]
