@@ -48,11 +48,13 @@ class TopicAudit:
 
     def told(self, payment: Payment, bodies: Sequence[bytes]) -> None:
         """A payment with its history."""
-        try:
-            for event in self._events(payment, bodies):
+        events = self._events(payment, bodies)
+        if events is None:
+            self._unreadable.append(Finding(4, payment.id, "its history cannot be told again"))
+            return
+        for time_ms, event in events:
+            if time_ms >= self._since_ms:
                 self._comparison.expect(event)
-        except (*UNREADABLE, StopIteration) as error:
-            self._unreadable.append(Finding(4, payment.id, f"its history cannot be told: {type(error).__name__}"))
 
     async def findings(self, data: Dataset) -> AsyncIterator[Finding]:
         """Everything that is wrong between the histories and the topic. Raises `ConfigError`."""
@@ -93,11 +95,15 @@ class TopicAudit:
         self.counts[kind] += 1
         return kind != "missing"
 
-    def _events(self, payment: Payment, bodies: Sequence[bytes]) -> list[OutgoingEvent]:
+    def _events(self, payment: Payment, bodies: Sequence[bytes]) -> list[tuple[int, OutgoingEvent]] | None:
+        """The events of a history with their times, as the topic should have them; None when it cannot be read."""
+        try:
+            events = history(payment, bodies)
+        except (*UNREADABLE, StopIteration):
+            return None
+        topic, surface = self._topic, payment.surface
         return [
-            outgoing(event, topic=self._topic, surface=payment.surface, payment_id=payment.id)
-            for event in history(payment, bodies)
-            if event.time_ms >= self._since_ms
+            (event.time_ms, outgoing(event, topic=topic, surface=surface, payment_id=payment.id)) for event in events
         ]
 
     async def _looked_up(self, data: Dataset, unknown: Sequence[Unknown]) -> list[Finding]:
@@ -109,10 +115,9 @@ class TopicAudit:
         payment_id = PaymentId(unknown.event_id.rpartition("-")[0])
         payment = await data.payments.get(payment_id) if is_payment_id(payment_id) else None
         if payment is not None:
-            for event in history(payment, await data.scan.events_of(payment.id)):
-                leaving = outgoing(event, topic=self._topic, surface=payment.surface, payment_id=payment.id)
-                if id_of(leaving) == unknown.event_id:
-                    parts = differences(digest(leaving), unknown.digest)
+            for _, event in self._events(payment, await data.scan.events_of(payment.id)) or ():
+                if id_of(event) == unknown.event_id:
+                    parts = differences(digest(event), unknown.digest)
                     problem = f"differs in the topic from the history: {', '.join(parts)}"
                     return Finding(4, unknown.event_id, problem) if parts else None
         return Finding(4, unknown.event_id or "(no ce_id)", "is in the topic, but in no payment's history")

@@ -98,7 +98,7 @@ class KafkaPublisher:
         acknowledged: list[Answer] = []
         for event, fate in zip(events, fates, strict=True):
             good = fate is Fate.ACKNOWLEDGED and event.key not in held_keys
-            acknowledged.append(Refused(session.refusals[event.event_id]) if fate is Fate.REFUSED else good)
+            acknowledged.append(fate if isinstance(fate, Refused) else good)
             if not good:
                 held_keys.add(event.key)
         self._size_batches(fates)
@@ -109,7 +109,7 @@ class KafkaPublisher:
             await self._discard(session)
         return acknowledged
 
-    def _size_batches(self, fates: Sequence[Fate]) -> None:
+    def _size_batches(self, fates: Sequence[Fate | Refused]) -> None:
         """Smaller batches after a refused one, until the event that is meant travels alone and can be told from the
         rest; full ones again as soon as everything is taken.
         """

@@ -15,9 +15,10 @@ class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]
     message = "INVALID_RECORD"
 
 
+TOO_LARGE: Final = "message_too_large"
 _REASONS: Final = {
-    MessageSizeTooLargeError: "message_too_large",
-    RecordListTooLargeError: "message_too_large",
+    MessageSizeTooLargeError: TOO_LARGE,
+    RecordListTooLargeError: TOO_LARGE,
     InvalidRecordError: "record_invalid",
 }
 

@@ -12,20 +12,19 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
 from clients.kafka_abort import abort, never_linger
-from clients.kafka_refusals import know_all_refusals, refusal
+from clients.kafka_refusals import TOO_LARGE, know_all_refusals, refusal
 from clients.kafka_settings import KafkaSettings
-from engine.events import OutgoingEvent
+from engine.events import OutgoingEvent, Refused
 
 _TOPIC_TIMEOUT_S = 5.0
 _TOPIC_ASK_AGAIN_S = 10.0
 
 
 class Fate(Enum):
-    """What became of one event."""
+    """What became of one event that was not `Refused` for ever."""
 
     ACKNOWLEDGED = "acknowledged"
     HELD_BACK = "held back"  # not sent: its topic is not there, or an earlier event of its key did not make it
-    REFUSED = "refused"  # for ever: `refusals` of the session has the reason
     BATCH_REFUSED = "batch refused"  # refused together with others, so nobody knows which one it was
     UNKNOWN = "unknown"  # sent, or on its way, and not acknowledged: it may be in the topic
 
@@ -39,8 +38,6 @@ class Session:
 
     def __init__(self, producer: AIOKafkaProducer, *, batch_bytes: int) -> None:
         self.broken: str | None = None
-        self.refusals: dict[str, str] = {}
-        """Why the broker will never take an event, by its id."""
         self._producer = producer
         self.batch_bytes = batch_bytes
         self._pending: set[asyncio.Future[Any]] = set()
@@ -78,12 +75,12 @@ class Session:
         *,
         held_keys: Collection[str],
         deadline: float,
-    ) -> list[Fate]:
+    ) -> list[Fate | Refused]:
         """Sends in order and waits for the broker, at most until the loop time `deadline`.
 
         Not sent are events whose key is in `held_keys`, and those behind one of their key that could not be sent.
         """
-        fates = [Fate.HELD_BACK] * len(events)
+        fates: list[Fate | Refused] = [Fate.HELD_BACK] * len(events)
         pending: dict[asyncio.Future[Any], int] = {}
         try:
             async with asyncio.timeout_at(deadline):
@@ -104,7 +101,7 @@ class Session:
         self,
         events: Sequence[OutgoingEvent],
         held_keys: set[str],
-        fates: list[Fate],
+        fates: list[Fate | Refused],
         pending: dict[asyncio.Future[Any], int],
     ) -> None:
         """Gives the events to the producer; a future per event, because a coroutine per event would cost the double."""
@@ -118,15 +115,15 @@ class Session:
             headers = [(name, text.encode()) for name, text in event.headers]
             try:
                 future = await send(event.topic, event.value, event.key.encode(), headers=headers)
-            except MessageSizeTooLargeError as error:
-                fates[index] = self._refused(event, error)
+            except MessageSizeTooLargeError:
+                fates[index] = Refused(TOO_LARGE)
                 held_keys.add(event.key)
             else:
                 pending[future] = index
                 self._pending.add(future)
 
     def _read_fates(
-        self, events: Sequence[OutgoingEvent], fates: list[Fate], pending: dict[asyncio.Future[Any], int]
+        self, events: Sequence[OutgoingEvent], fates: list[Fate | Refused], pending: dict[asyncio.Future[Any], int]
     ) -> None:
         for future, index in pending.items():
             if not future.done() or future.cancelled():
@@ -138,16 +135,12 @@ class Session:
                 fates[index] = self._fate_after(error, events[index])
                 self.broken = self.broken or repr(error)
 
-    def _fate_after(self, error: BaseException, event: OutgoingEvent) -> Fate:
-        if refusal(error) is None:
+    def _fate_after(self, error: BaseException, event: OutgoingEvent) -> Fate | Refused:
+        if (reason := refusal(error)) is None:
             return Fate.UNKNOWN
         # A record of a batch's size travels alone, so then it is the one that is meant.
         size = len(event.value) + len(event.key) + sum(len(name) + len(text) for name, text in event.headers)
-        return self._refused(event, error) if size >= self.batch_bytes else Fate.BATCH_REFUSED
-
-    def _refused(self, event: OutgoingEvent, error: BaseException) -> Fate:
-        self.refusals[event.event_id] = refusal(error) or type(error).__name__
-        return Fate.REFUSED
+        return Refused(reason) if size >= self.batch_bytes else Fate.BATCH_REFUSED
 
     async def _find_topics(self, wanted: set[str]) -> None:
         """Fetches the partitions of topics not seen before, so that `send` never waits for metadata.
