@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -144,7 +145,9 @@ def _token(given: argparse.Namespace) -> int:
 def _audit(given: argparse.Namespace) -> int:
     from app.audit import audit
 
-    return asyncio.run(audit(from_process(given.config)))
+    if given.since and not given.topic:
+        raise ConfigError("--since is about the topic: give --topic too")
+    return asyncio.run(audit(from_process(given.config), given))
 
 
 def _unknown(given: argparse.Namespace) -> int:
@@ -183,6 +186,13 @@ def _replay(given: argparse.Namespace) -> int:
     return asyncio.run(replay(from_process(given.config), given))
 
 
+def _parked(given: argparse.Namespace) -> int:
+    from app.parked import list_parked, retry_parked
+
+    settings = from_process(given.config)
+    return asyncio.run(list_parked(settings) if given.what == "list" else retry_parked(settings, given))
+
+
 def _version(_: argparse.Namespace) -> int:
     print(__version__)
     return 0
@@ -214,18 +224,31 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
+Command = Callable[..., argparse.ArgumentParser]
+"""Adds a command: its name, what runs it, what it does, and the group of commands that it belongs to."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m app", description="The payment engine.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def command(name: str, run: object, text: str, group: Any = commands) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = group.add_parser(name, help=text, description=text)
         sub.add_argument(
             "--config", type=Path, default=None, help="a TOML file (default: ./config.toml if it is there)"
         )
         sub.set_defaults(command=run)
         return sub
 
+    _running(command)
+    _settling(command)
+    text = "events that were published, and those that could not be"
+    _telling(command, commands.add_parser("events", help=text, description=text))
+    command("version", _version, "print the version")
+    return parser
+
+
+def _running(command: Command) -> None:
     demo = command("demo", _demo, "run with everything that is not configured embedded")
     demo.add_argument("--data", type=Path, default=Path("data"), help="where everything is kept (default: ./data)")
     demo.add_argument("--processes", type=_processes, default=1, metavar="N")
@@ -243,7 +266,12 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--role", choices=("service", "admin"), help="act for all users")
     token.add_argument("--hours", type=float, default=1.0)
     token.add_argument("--data", type=Path, default=Path("data"), help="the demo's folder, for its secret")
-    command("audit", _audit, "check the invariants of a dataset; exit code 1 when one is broken")
+    audit = command("audit", _audit, "check the invariants of a dataset; exit code 1 when one is broken")
+    audit.add_argument("--topic", action="store_true", help="also compare the topic, or the event file, with it")
+    audit.add_argument("--since", metavar="TIME", help="RFC 3339: events before it need not be in the topic any more")
+
+
+def _settling(command: Command) -> None:
     unknown = command("unknown", _unknown, "attempts of unknown outcome: list them, or settle one by your word")
     unknown.add_argument("action", choices=("list", "resolve"))
     unknown.add_argument("--attempt", help="the attempt's id, as `list` shows it")
@@ -265,13 +293,18 @@ def _parser() -> argparse.ArgumentParser:
     items.add_argument("--actor", help="who closes it; kept with the item")
     items.add_argument("--reason", help="why; kept with the item")
     items.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
-    events = command("events", _replay, "publish events again, with the same ids")
-    events.add_argument("action", choices=("replay",))
-    events.add_argument("--from", dest="first", required=True, metavar="TIME", help="RFC 3339")
-    events.add_argument("--to", dest="last", required=True, metavar="TIME", help="RFC 3339")
-    events.add_argument("--payment", help="only this payment")
-    command("version", _version, "print the version")
-    return parser
+
+
+def _telling(command: Command, events_parser: argparse.ArgumentParser) -> None:
+    events = events_parser.add_subparsers(required=True, metavar="ACTION")
+    replay = command("replay", _replay, "publish events again, with the same ids", events)
+    replay.add_argument("--from", dest="first", required=True, metavar="TIME", help="RFC 3339")
+    replay.add_argument("--to", dest="last", required=True, metavar="TIME", help="RFC 3339")
+    replay.add_argument("--payment", help="only this payment")
+    parked = command("parked", _parked, "events that the broker would not take: list them, or put them back", events)
+    parked.add_argument("what", choices=("list", "retry"))
+    parked.add_argument("--id", action="append", help="only this event, as `list` shows it; may be given again")
+    parked.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
 
 
 def _roles(text: str) -> tuple[str, ...]:

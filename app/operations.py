@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ from app.offline import Dataset, dataset, print_line
 from app.settings import ConfigError, Settings
 from clients.event_file import EventFile
 from clients.kafka import KafkaPublisher
-from engine.events import OutgoingEvent, history, outgoing
+from engine.events import OutgoingEvent, Refused, history, outgoing
 from engine.facts import AttemptState
 from engine.ids import PaymentId, from_rfc3339, now_ms, rfc3339
 from engine.payment import Payment, attempt_id
@@ -69,12 +70,14 @@ async def resolve_unknown(settings: Settings, given: argparse.Namespace) -> int:
 async def replay(settings: Settings, given: argparse.Namespace) -> int:
     """Publish events again, with the ids that they had. Consumers dedupe by them."""
     first, last = from_rfc3339(given.first), from_rfc3339(given.last)
+    if first > last:
+        raise ConfigError(f"--from {given.first} is later than --to {given.last}: no event lies between them")
     publisher = (
         KafkaPublisher(settings.kafka) if settings.kafka.brokers else EventFile(Path(settings.events.file or "."))
     )
     if not settings.kafka.brokers and not settings.events.file:
         raise ConfigError("kafka.brokers (KAFKA_BROKER) is not set, nor events.file")
-    published = 0
+    told: Counter[str] = Counter()
     async with dataset(settings) as data:
         try:
             batch: list[OutgoingEvent] = []
@@ -84,13 +87,13 @@ async def replay(settings: Settings, given: argparse.Namespace) -> int:
                         topic = settings.events.topic
                         batch.append(outgoing(event, topic=topic, surface=payment.surface, payment_id=payment.id))
                 if len(batch) >= _REPLAY_BATCH:
-                    published += await _publish(publisher, batch)
+                    told += await _publish(publisher, batch)
                     batch = []
-            published += await _publish(publisher, batch)
+            told += await _publish(publisher, batch)
         finally:
             await publisher.close()
-    print_line({"published": published})
-    return 0
+    print_line({"published": told["published"], **({"refused": told["refused"]} if told["refused"] else {})})
+    return 1 if told["refused"] else 0
 
 
 async def _unknown_payment(data: Dataset, attempt: str) -> Payment:
@@ -113,12 +116,17 @@ async def _chosen(data: Dataset, payment_id: str | None) -> AsyncIterator[Paymen
     yield one
 
 
-async def _publish(publisher: KafkaPublisher | EventFile, batch: list[OutgoingEvent]) -> int:
-    left = batch
+async def _publish(publisher: KafkaPublisher | EventFile, batch: list[OutgoingEvent]) -> Counter[str]:
+    left, told = batch, Counter[str]()
     for _ in range(_REPLAY_TRIES):
         if not left:
-            return len(batch)
-        acknowledged = await publisher.publish(left)
-        left = [event for event, ok in zip(left, acknowledged, strict=True) if not ok]
+            return told
+        answers = list(zip(left, await publisher.publish(left), strict=True))
+        for event, answer in answers:
+            if isinstance(answer, Refused):
+                print_line({"event": event.event_id, "refused": answer.reason})
+        told.update(published=sum(answer is True for _, answer in answers))
+        told.update(refused=sum(isinstance(answer, Refused) for _, answer in answers))
+        left = [event for event, answer in answers if answer is False]
         await asyncio.sleep(0.5 if left else 0)
     raise ConfigError(f"{len(left)} events were not acknowledged; those before are published")

@@ -83,6 +83,8 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
             tasks.create_task(_watch_store(parts.check, parts.readiness, parts.settings.redis.check_every_s)),
             tasks.create_task(parts.sampler.run()),
         ]
+        if parts.audit_sample:
+            watching.append(tasks.create_task(parts.audit_sample.run()))
         working = tasks.create_task(parts.worker.run()) if parts.worker else None
         relaying = tasks.create_task(parts.relay.run()) if parts.relay else None
         reconciling = tasks.create_task(parts.reconciler.run()) if parts.reconciler else None

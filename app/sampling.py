@@ -80,6 +80,7 @@ class Sampler:
         instruments.queue_oldest.set(self._age_s(depths.jobs))
         instruments.outbox_depth.set(depths.outbox.waiting)
         instruments.outbox_oldest.set(self._age_s(depths.outbox))
+        instruments.parked_events.set(depths.parked.waiting)
         instruments.unknown_attempts.set(depths.unknown.waiting)
         instruments.unknown_oldest.set(self._age_s(depths.unknown))
         instruments.open_items.set(depths.items.waiting)

@@ -119,6 +119,15 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         within("worker.recheck_after_s", self.recheck_after_s, 1, 604_800)
 
 
+class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The audit's sample while the engine runs, in processes that reconcile. 0: none."""
+
+    payments_per_s: int = 20
+
+    def __post_init__(self) -> None:
+        within("audit.payments_per_s", self.payments_per_s, 0, 10_000)
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -136,6 +145,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fallbacks: dict[str, FallbackSettings] = {}
     """Further acquirers by name: `[fallbacks.NAME]`."""
     worker: WorkerSettings = WorkerSettings()
+    audit: AuditSettings = AuditSettings()
 
     def __post_init__(self) -> None:
         # A request that may still leave after its lease would be asked about too early.

@@ -42,6 +42,7 @@ from engine.store.keys import Keys
 from engine.store.leases import ShardLeases
 from engine.store.outbox import RedisOutbox
 from engine.store.payments import RedisPayments
+from engine.store.sample import AuditSample
 from engine.worker import Worker
 from handlers.core_types import METHOD_TYPES
 from handlers.docs import Docs
@@ -136,7 +137,12 @@ class Parts:
         self.worker = self._worker() if "worker" in roles else None
         self.publisher = self._publisher() if "relay" in roles else None
         self.relay = self._relay(self.publisher) if self.publisher else None
-        self.reconciler = self._reconciler() if "reconcile" in roles else None
+        self.reconciler: Reconciler | None = None
+        self.audit_sample: AuditSample | None = None
+        if "reconcile" in roles:
+            leases = ShardLeases(self.batcher, self.keys, role="reconcile", owner=self.owner)
+            self.reconciler = self._reconciler(leases)
+            self.audit_sample = self._audit_sample(leases)
 
     def door(self, surface: Surface) -> Door:
         """A surface with the ops endpoints and its documentation, on an application of its own."""
@@ -198,14 +204,19 @@ class Parts:
             self.keys,
             topics=topics(self.settings),
             one_by_one=is_cluster(self.client),
+            parked_max=self.settings.redis.parked_max,
         )
         leases = ShardLeases(self.batcher, self.keys, role="relay", owner=self.owner)
         return Relay(outbox, publisher, leases, self.instruments)
 
-    def _reconciler(self) -> Reconciler:
+    def _reconciler(self, leases: ShardLeases) -> Reconciler:
         due = RedisDue(self.batcher, self.keys, jobs_max=self.settings.redis.jobs_max)
-        leases = ShardLeases(self.batcher, self.keys, role="reconcile", owner=self.owner)
         return Reconciler(due, leases, now_ms, redrive_after_s=self.settings.worker.redrive_after_s)
+
+    def _audit_sample(self, leases: ShardLeases) -> AuditSample | None:
+        per_s = self.settings.audit.payments_per_s
+        parts = (self.client, self.batcher, self.keys, leases, self.instruments)
+        return AuditSample(*parts, payments_per_s=per_s) if per_s else None
 
     def _publisher(self) -> KafkaPublisher | EventFile:
         if self.settings.kafka.brokers:

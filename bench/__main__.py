@@ -1,7 +1,8 @@
 """`make bench`: a bare aiohttp POST, the engine's accept path and its full path, interleaved, with ratios.
 
 Every round starts its processes anew: the engine, a real Redis with an append-only file, the user and order
-services in one process and the acquirer in another, and wrk. Ends with 0 when what came out is right, whatever
+services in one process and the acquirer in another, and wrk. Then what operators wait for: refunds against payments,
+the audit at two sizes, a restart with a full queue, the simulation. Ends with 0 when what came out is right, whatever
 the targets say; 1 when a payment was lost, charged twice or refused; 2 when something to run it is missing.
 """
 
@@ -21,7 +22,8 @@ from bench import processes
 from bench.engines import token
 from bench.loading import CONNECTIONS, USERS, Loader, Wrong
 from bench.long import Sample, long_run
-from bench.results import Result, machine, ratios, targets
+from bench.operating import operate
+from bench.results import Result, machine, ratios, spread, targets
 from bench.rounds import Bench, Case, Measured, engine_round, floor_round
 from bench.table import table
 
@@ -34,6 +36,7 @@ CASES: Final = (
     Case("accept, two", "accept", processes=2),
     Case("full, two", "full", processes=2),
 )
+_OPERATING: Final = "operating"
 _RESULTS: Final = Path(__file__).parent / "results"
 _NEEDED: Final = {"wrk": "the load generator (Debian: apt-get install wrk)",
                   "redis-server": "6.2 or newer (Debian: apt-get install redis-server)"}  # fmt: skip
@@ -71,12 +74,14 @@ def _run(bench: Bench, given: argparse.Namespace) -> Result:
             rounds.append(measured)
             _tell(f"cycle {cycle + 1} of {given.rounds}  {case.name:<14} {measured.per_second:>8.0f} a second")
     samples: list[Sample] = long_run(bench, given.payments, _tell) if given.payments else []
+    found = operate(bench, given.rounds, _tell) if not given.only or _OPERATING in given.only else {}
+    operating = {name: spread(values) for name, values in found.items()}
     shares = ratios(rounds)
     settings: dict[str, str | int] = {
         "seconds": given.seconds, "cycles": given.rounds, "connections": CONNECTIONS, "users": USERS,
         "events": "kafka" if given.kafka else "file", "store": "one Redis, append-only file synced every second",
     }  # fmt: skip
-    return Result(at, facts, settings, rounds, samples, shares, targets(shares, rounds, samples))
+    return Result(at, facts, settings, rounds, samples, operating, shares, targets(shares, rounds, samples, operating))
 
 
 def _redis_version(folder: Path) -> str:
@@ -93,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="cycles over all cases (default: 3)")
     parser.add_argument("--seconds", type=int, default=4, metavar="N", help="load of one round (default: 4)")
     parser.add_argument(
-        "--only", action="append", choices=[case.name for case in CASES], help="just this and the floor"
+        "--only", action="append", choices=[*(case.name for case in CASES), _OPERATING], help="just this and the floor"
     )
     parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="events go to this broker, not to a file")
     parser.add_argument(

@@ -68,6 +68,19 @@ def engine(
     port = processes.free_port()
     events = None if kafka else folder / f"events-{port}.jsonl"
     settings = {
+        **settings_for(port, store, services, acquirer, full=full),
+        **({"KAFKA_BROKER": kafka} if kafka else {"PAYMENTS__EVENTS__FILE": str(events)}),
+    }
+    arguments = () if full else ("--roles", "http")
+    many = ("--processes", str(processes_count)) if processes_count > 1 else ()
+    with processes.engine(folder, port, (*arguments, *many), settings) as server:
+        server.wait_for_all(processes_count)
+        yield Engine(server, store, services, acquirer, events)
+
+
+def settings_for(port: int, store: redis.Redis, services: Server, acquirer: Server, *, full: bool) -> dict[str, str]:
+    """The engine's environment, but for where its events go."""
+    return {
         "JWT_SEC": _SECRET,
         "PAYMENTS__CORE__PORT": str(port),
         "PAYMENTS__REDIS__URL": processes.redis_url(store),
@@ -78,13 +91,7 @@ def engine(
         "PAYMENTS__ACQUIRER__URL": acquirer.base,
         # Without a worker the jobs only pile up, and that must not be refused.
         "PAYMENTS__REDIS__JOBS_MAX": "100000" if full else "10000000",
-        **({"KAFKA_BROKER": kafka} if kafka else {"PAYMENTS__EVENTS__FILE": str(events)}),
     }
-    arguments = () if full else ("--roles", "http")
-    many = ("--processes", str(processes_count)) if processes_count > 1 else ()
-    with processes.engine(folder, port, (*arguments, *many), settings) as server:
-        server.wait_for_all(processes_count)
-        yield Engine(server, store, services, acquirer, events)
 
 
 def _events_in(path: Path) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import msgspec
 CONNECTIONS: Final = 32
 USERS: Final = 1000
 _SCRIPT: Final = Path(__file__).with_name("load.lua")
+_REFUND_SCRIPT: Final = Path(__file__).with_name("refund.lua")
 _MARK: Final = "RESULT "
 
 
@@ -46,12 +47,18 @@ class Loader:
         self._runs = itertools.count(1)
 
     def run(self, base: str, *, seconds: int, keyed: bool) -> Load:
-        """Load for some seconds. Raises `Wrong` when anything but a 2xx came back."""
+        """Payments for some seconds. Raises `Wrong` when anything but a 2xx came back."""
         prefix = f"order-{next(self._runs)}"
+        return self._run(base, _SCRIPT, seconds, prefix, self._token, str(USERS), "keyed" if keyed else "plain")
+
+    def refund(self, base: str, payments: Path, *, seconds: int) -> Load:
+        """Refunds of the payments whose ids stand in the file, a line each, for some seconds. Raises `Wrong`."""
+        return self._run(base, _REFUND_SCRIPT, seconds, str(payments), self._token)
+
+    def _run(self, base: str, script: Path, seconds: int, *arguments: str) -> Load:
         command = [
             "wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s",
-            "--script", str(_SCRIPT), f"{base}/api/payments", "--",
-            prefix, self._token, str(USERS), "keyed" if keyed else "plain",
+            "--script", str(script), f"{base}/api/payments", "--", *arguments,
         ]  # fmt: skip
         ended = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
         lines = [line for line in ended.stdout.splitlines() if line.startswith(_MARK)]

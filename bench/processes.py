@@ -84,13 +84,13 @@ class Server:
 
 @contextlib.contextmanager
 def server(
-    arguments: Sequence[str], port: int, path: str, folder: Path, environment: Mapping[str, str]
+    arguments: Sequence[str], port: int, path: str, folder: Path, settings: Mapping[str, str]
 ) -> Iterator[Server]:
     """Run `python -m <arguments>` until the block ends."""
     log = folder / f"{arguments[0]}-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], env=_environment(environment), cwd=folder, stdout=output, stderr=output,
+            [sys.executable, "-m", *arguments], env=environment(settings), cwd=folder, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
     try:
@@ -127,7 +127,7 @@ def engine(folder: Path, port: int, arguments: Sequence[str], settings: Mapping[
     """Write the dataset marker and run the engine as `serve` with these arguments and settings."""
     made = subprocess.run(
         [sys.executable, "-m", "app", "init"],
-        env=_environment(settings), cwd=folder, check=False, capture_output=True, text=True,
+        env=environment(settings), cwd=folder, check=False, capture_output=True, text=True,
     )  # fmt: skip
     if made.returncode:
         raise Wrong(f"the engine cannot be initialised: {made.stderr[-2000:]}")
@@ -187,7 +187,8 @@ def _answers(client: redis.Redis) -> bool:
         return False
 
 
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """What a process of the benchmark is started with."""
     # Nothing else of ours: a setting in the shell of whoever runs this would change what is measured.
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     return {**kept, "PYTHONPATH": str(ROOT), **more}

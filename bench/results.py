@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bench.long import Sample
+from bench.operating import AUDITED, READY
 from bench.rounds import Measured
 
 _LIBRARIES: Final = ("aiohttp", "uvloop", "redis", "hiredis", "msgspec")
@@ -51,6 +52,7 @@ class Result(msgspec.Struct, frozen=True):
     settings: dict[str, str | int]
     rounds: list[Measured]
     long_run: list[Sample]
+    operating: dict[str, Range]
     ratios: dict[str, Range]
     targets: list[Target]
 
@@ -96,7 +98,12 @@ def ratios(rounds: Sequence[Measured]) -> dict[str, Range]:
     return found
 
 
-def targets(shares: Mapping[str, Range], rounds: Sequence[Measured], long_run: Sequence[Sample]) -> list[Target]:
+def targets(
+    shares: Mapping[str, Range],
+    rounds: Sequence[Measured],
+    long_run: Sequence[Sample],
+    operating: Mapping[str, Range],
+) -> list[Target]:
     """The numbers to reach, and whether they are."""
     full = by_case(rounds).get("full", [])
     short_bytes = median(each.redis_bytes for each in full) if full else None
@@ -111,10 +118,25 @@ def targets(shares: Mapping[str, Range], rounds: Sequence[Measured], long_run: S
                 ("full, two processes / one", 1.3),
             )
         ),
+        *(
+            _at_least(name, operating[name].median if name in operating else None, least)
+            for name, least in (
+                ("refund / payment, full path", 0.8),
+                (f"audit of {AUDITED[-1]}, payments a second", 10_000),
+                ("simulation, payments a second", 200),
+            )
+        ),
+        _at_most("audit, MiB more for five times as many", _gained(operating), 5),
+        _at_most(READY, operating[READY].median if READY in operating else None, 5),
         _at_most("Redis bytes a settled payment", end.redis_bytes if end else short_bytes, 2048),
         _at_most("RSS MiB at the end of the long run", end.rss_mib if end else None, 120),
         _at_most("RSS MiB gained in its second half", end.rss_mib - halfway.rss_mib if end and halfway else None, 5),
     ]
+
+
+def _gained(operating: Mapping[str, Range]) -> float | None:
+    few, many = (operating.get(f"audit of {size}, peak RSS MiB") for size in AUDITED)
+    return many.median - few.median if few and many else None
 
 
 def _at_least(name: str, value: float | None, least: float) -> Target:

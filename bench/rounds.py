@@ -117,7 +117,7 @@ def load_and_measure(bench: Bench, case: Case, started: Engine, *, seconds: int)
     except Wrong as wrong:
         raise Wrong(f"{wrong}; the engine's last words:\n{started.server.last_words()}") from None
     loaded_at = time.monotonic()
-    drained_at = _drained(started.store) if full else loaded_at
+    drained_at = drained(started.store) if full else loaded_at
     foreign = others.share()
     if not full:
         time.sleep(_QUIET_S)  # wrk has hung up on requests that are still under way
@@ -170,7 +170,7 @@ def _snapshot(started: Engine) -> _Snapshot:
     )
 
 
-def _drained(store: redis.Redis) -> float:
+def drained(store: redis.Redis) -> float:
     """Wait until no job and no event waits, and stays so. Returns since when."""
     ends_at = time.monotonic() + _DRAIN_S
     since: float | None = None

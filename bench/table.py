@@ -62,6 +62,9 @@ def table(result: Result) -> str:
     if result.long_run:
         lines += ["", f"{'payments':>10} {'payments/s':>11} {'RSS MiB':>8} {'Redis B each':>13}"]
         lines += [_sample(sample) for sample in result.long_run]
+    if result.operating:
+        lines += ["", f"{'operating':<38} {'median':>8}   min - max"]
+        lines += [_operating(name, values) for name, values in result.operating.items()]
     lines += ["", f"{'target':<38} {'wanted':>8} {'measured':>9}"]
     lines += [_target(target) for target in result.targets]
     return "\n".join(lines)
@@ -73,6 +76,11 @@ def _row(name: str, cells: list[str]) -> str:
 
 def _ratio(name: str, ratio: Range) -> str:
     return f"{name:<38} {ratio.median:>8.3f}   {ratio.least:.3f} - {ratio.most:.3f}"
+
+
+def _operating(name: str, values: Range) -> str:
+    form = ".2f" if values.median < 10 else ".0f"
+    return f"{name:<38} {values.median:>8{form}}   {values.least:{form}} - {values.most:{form}}"
 
 
 def _sample(sample: Sample) -> str:

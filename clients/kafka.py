@@ -10,13 +10,11 @@ from aiokafka.errors import KafkaError
 
 from clients.kafka_session import Fate, Session
 from clients.kafka_settings import KafkaSettings
-from engine.events import OutgoingEvent
+from engine.events import Answer, OutgoingEvent, Refused
 
 __all__ = ["KafkaPublisher", "KafkaSettings"]
 
 _REOPEN_PAUSE_S = 0.25
-_REFUSED_FOR_S = 60.0
-_REFUSED_MAX = 1000
 _BATCH_SHRINKS_BY = 8
 
 
@@ -25,6 +23,7 @@ class KafkaPublisher:
 
     Nothing here waits without a limit, and trouble with the broker is never raised: an event that was not
     acknowledged is `False`, may nevertheless be in the topic, and is to be sent again. Consumers dedupe by `ce_id`.
+    What the broker will never take is `Refused`, and to be sent again only when somebody has changed something.
     Several publishes may run at once, as long as no two carry the same key. Belongs to one event loop.
     """
 
@@ -37,7 +36,6 @@ class KafkaPublisher:
         self._opening: asyncio.Task[None] | None = None
         self._reopen_at = 0.0
         self._batch_bytes = settings.batch_bytes_max
-        self._refused: dict[str, float] = {}  # event id -> when to try it again
         self._connected = False
         self._complaint: str | None = None
         self._closed = False
@@ -58,14 +56,14 @@ class KafkaPublisher:
             self._connected = False
         return self._connected
 
-    async def publish(self, events: Sequence[OutgoingEvent]) -> list[bool]:
+    async def publish(self, events: Sequence[OutgoingEvent]) -> list[Answer]:
         """`True` exactly where the broker has acknowledged; takes at most `publish_timeout_s`.
 
-        After an event that was not acknowledged, the later ones of the same key are `False` as well, so sending the
-        `False` ones again keeps the order within a key.
+        After an event that was not acknowledged, or was refused, the later ones of the same key are `False` as well, so
+        sending the `False` ones again keeps the order within a key.
         """
         deadline = asyncio.get_running_loop().time() + self._settings.publish_timeout_s
-        acknowledged: list[bool] = []
+        acknowledged: list[Answer] = []
         held_keys: set[str] = set()
         while len(acknowledged) < len(events):
             granted = await self._room.take(len(events) - len(acknowledged), deadline)
@@ -88,45 +86,38 @@ class KafkaPublisher:
         if self._session is not None:
             await self._discard(self._session)
 
-    async def _publish_part(self, events: Sequence[OutgoingEvent], held_keys: set[str], deadline: float) -> list[bool]:
+    async def _publish_part(
+        self, events: Sequence[OutgoingEvent], held_keys: set[str], deadline: float
+    ) -> list[Answer]:
         session = await self._session_by(deadline)
         if session is None:
             self._connected = False
             return [False] * len(events)
-        fates = await session.send(events, held_keys=held_keys, refused_ids=self._refused_now(), deadline=deadline)
+        fates = await session.send(events, held_keys=held_keys, deadline=deadline)
         self._connected = session.broken is None
-        acknowledged = []
+        acknowledged: list[Answer] = []
         for event, fate in zip(events, fates, strict=True):
             good = fate is Fate.ACKNOWLEDGED and event.key not in held_keys
-            acknowledged.append(good)
+            acknowledged.append(fate if isinstance(fate, Refused) else good)
             if not good:
                 held_keys.add(event.key)
-        if Fate.TOO_LARGE in fates or Fate.BATCH_TOO_LARGE in fates:
-            self._learn_sizes(events, fates)
+        self._size_batches(fates)
         if session.broken is not None:
-            self._complain("events not acknowledged", session.broken, unacknowledged=acknowledged.count(False))
+            waiting = sum(answer is False for answer in acknowledged)
+            self._complain("events not acknowledged", session.broken, unacknowledged=waiting)
+        if session.broken is not None or session.batch_bytes < self._batch_bytes:
             await self._discard(session)
         return acknowledged
 
-    def _learn_sizes(self, events: Sequence[OutgoingEvent], fates: Sequence[Fate]) -> None:
-        """Remembers what is too large, so that it does not break the session for the others again and again."""
-        now = asyncio.get_running_loop().time()
-        log = structlog.get_logger()
-        for event, fate in zip(events, fates, strict=True):
-            if fate is Fate.TOO_LARGE:
-                log.error("event refused", code="message_too_large", event_id=event.event_id, topic=event.topic)
-                if len(self._refused) < _REFUSED_MAX:
-                    self._refused[event.event_id] = now + _REFUSED_FOR_S
-        if Fate.BATCH_TOO_LARGE in fates:
-            # Smaller batches, until the one that is too large travels alone and can be told from the rest.
+    def _size_batches(self, fates: Sequence[Fate | Refused]) -> None:
+        """Smaller batches after a refused one, until the event that is meant travels alone and can be told from the
+        rest; full ones again as soon as everything is taken.
+        """
+        if Fate.BATCH_REFUSED in fates:
             self._batch_bytes = max(1, self._batch_bytes // _BATCH_SHRINKS_BY)
-            log.warning("batch refused", code="batch_too_large", batch_bytes=self._batch_bytes)
-
-    def _refused_now(self) -> dict[str, float]:
-        if self._refused:
-            now = asyncio.get_running_loop().time()
-            self._refused = {event_id: until for event_id, until in self._refused.items() if until > now}
-        return self._refused
+            structlog.get_logger().warning("batch refused", code="batch_refused", batch_bytes=self._batch_bytes)
+        elif all(fate is Fate.ACKNOWLEDGED for fate in fates):
+            self._batch_bytes = self._settings.batch_bytes_max
 
     async def _session_by(self, deadline: float) -> Session | None:
         """The open session; if there is none, one opening is shared by all who wait, and outlives their patience."""

@@ -12,20 +12,20 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
 from clients.kafka_abort import abort, never_linger
+from clients.kafka_refusals import TOO_LARGE, know_all_refusals, refusal
 from clients.kafka_settings import KafkaSettings
-from engine.events import OutgoingEvent
+from engine.events import OutgoingEvent, Refused
 
 _TOPIC_TIMEOUT_S = 5.0
 _TOPIC_ASK_AGAIN_S = 10.0
 
 
 class Fate(Enum):
-    """What became of one event."""
+    """What became of one event that was not `Refused` for ever."""
 
     ACKNOWLEDGED = "acknowledged"
     HELD_BACK = "held back"  # not sent: its topic is not there, or an earlier event of its key did not make it
-    TOO_LARGE = "too large"
-    BATCH_TOO_LARGE = "batch too large"  # refused together with others, so nobody knows which one it was
+    BATCH_REFUSED = "batch refused"  # refused together with others, so nobody knows which one it was
     UNKNOWN = "unknown"  # sent, or on its way, and not acknowledged: it may be in the topic
 
 
@@ -39,7 +39,7 @@ class Session:
     def __init__(self, producer: AIOKafkaProducer, *, batch_bytes: int) -> None:
         self.broken: str | None = None
         self._producer = producer
-        self._batch_bytes = batch_bytes
+        self.batch_bytes = batch_bytes
         self._pending: set[asyncio.Future[Any]] = set()
         self._topics: set[str] = set()
         self._absent: dict[str, float] = {}
@@ -47,6 +47,7 @@ class Session:
     @classmethod
     async def start(cls, settings: KafkaSettings, *, batch_bytes: int) -> Session:
         """Connects within `start_timeout_s`. Raises `KafkaError` or `OSError`, and then leaves nothing behind."""
+        know_all_refusals()
         connection = await asyncio.to_thread(settings.connection)
         producer = AIOKafkaProducer(
             **connection,
@@ -73,19 +74,18 @@ class Session:
         events: Sequence[OutgoingEvent],
         *,
         held_keys: Collection[str],
-        refused_ids: Collection[str],
         deadline: float,
-    ) -> list[Fate]:
+    ) -> list[Fate | Refused]:
         """Sends in order and waits for the broker, at most until the loop time `deadline`.
 
         Not sent are events whose key is in `held_keys`, and those behind one of their key that could not be sent.
         """
-        fates = [Fate.HELD_BACK] * len(events)
+        fates: list[Fate | Refused] = [Fate.HELD_BACK] * len(events)
         pending: dict[asyncio.Future[Any], int] = {}
         try:
             async with asyncio.timeout_at(deadline):
                 await self._find_topics({event.topic for event in events})
-                await self._hand_over(events, set(held_keys), refused_ids, fates, pending)
+                await self._hand_over(events, set(held_keys), fates, pending)
                 if pending:
                     await asyncio.wait(pending)
         except TimeoutError:
@@ -101,8 +101,7 @@ class Session:
         self,
         events: Sequence[OutgoingEvent],
         held_keys: set[str],
-        refused_ids: Collection[str],
-        fates: list[Fate],
+        fates: list[Fate | Refused],
         pending: dict[asyncio.Future[Any], int],
     ) -> None:
         """Gives the events to the producer; a future per event, because a coroutine per event would cost the double."""
@@ -110,21 +109,21 @@ class Session:
         for index, event in enumerate(events):
             if event.key in held_keys:
                 continue
-            if event.topic not in topics or (refused_ids and event.event_id in refused_ids):
+            if event.topic not in topics:
                 held_keys.add(event.key)
                 continue
             headers = [(name, text.encode()) for name, text in event.headers]
             try:
                 future = await send(event.topic, event.value, event.key.encode(), headers=headers)
             except MessageSizeTooLargeError:
-                fates[index] = Fate.TOO_LARGE
+                fates[index] = Refused(TOO_LARGE)
                 held_keys.add(event.key)
             else:
                 pending[future] = index
                 self._pending.add(future)
 
     def _read_fates(
-        self, events: Sequence[OutgoingEvent], fates: list[Fate], pending: dict[asyncio.Future[Any], int]
+        self, events: Sequence[OutgoingEvent], fates: list[Fate | Refused], pending: dict[asyncio.Future[Any], int]
     ) -> None:
         for future, index in pending.items():
             if not future.done() or future.cancelled():
@@ -136,12 +135,12 @@ class Session:
                 fates[index] = self._fate_after(error, events[index])
                 self.broken = self.broken or repr(error)
 
-    def _fate_after(self, error: BaseException, event: OutgoingEvent) -> Fate:
-        if not isinstance(error, MessageSizeTooLargeError):
+    def _fate_after(self, error: BaseException, event: OutgoingEvent) -> Fate | Refused:
+        if (reason := refusal(error)) is None:
             return Fate.UNKNOWN
-        # A record of a batch's size travels alone, so then it is the one that is too large.
+        # A record of a batch's size travels alone, so then it is the one that is meant.
         size = len(event.value) + len(event.key) + sum(len(name) + len(text) for name, text in event.headers)
-        return Fate.TOO_LARGE if size >= self._batch_bytes else Fate.BATCH_TOO_LARGE
+        return Refused(reason) if size >= self.batch_bytes else Fate.BATCH_REFUSED
 
     async def _find_topics(self, wanted: set[str]) -> None:
         """Fetches the partitions of topics not seen before, so that `send` never waits for metadata.

@@ -63,6 +63,20 @@ class OutgoingEvent(NamedTuple):
         return dict(self.headers)["ce_type"]
 
 
+class Refused(NamedTuple):
+    """The broker's word that it will never take an event as it is. Not an acknowledgement, so it counts as no."""
+
+    reason: str
+    """One of a few: `message_too_large`, `record_invalid`."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+Answer = bool | Refused
+"""What became of an event: `True`, the broker has it; `False`, it may not; or it never will."""
+
+
 def with_event(payment: Payment, event_type: str, refund: Refund | None = None) -> tuple[Payment, PaymentEvent]:
     """The event of this type about the payment as it stands (and one of its refunds), and the payment one further."""
     assert payment.ended, "an event tells of something that has happened"

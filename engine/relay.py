@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from engine.errors import Overloaded, StoreUnavailable
-from engine.events import OutgoingEvent
+from engine.events import Answer, OutgoingEvent, Refused
 from metrics.instruments import Instruments
 
 _START = "0-0"
@@ -21,6 +21,15 @@ class OutboxEntry(NamedTuple):
     shard: int
     entry_id: str
     event: OutgoingEvent
+    unsendable: str = ""
+    """Why it cannot even be tried: `no_topic`, `unreadable`."""
+
+
+class Parking(NamedTuple):
+    """An entry that would be in the way for ever, and why."""
+
+    entry: OutboxEntry
+    reason: str
 
 
 class Outbox(Protocol):
@@ -34,11 +43,15 @@ class Outbox(Protocol):
         """Forget acknowledged entries."""
         ...
 
+    async def park(self, parking: Sequence[Parking]) -> int:
+        """Put entries aside, each in one step, for an operator to put back. Returns how many there was room for."""
+        ...
+
 
 class EventPublisher(Protocol):
     """Takes events to the world."""
 
-    async def publish(self, events: Sequence[OutgoingEvent]) -> list[bool]:
+    async def publish(self, events: Sequence[OutgoingEvent]) -> Sequence[Answer]:
         """True exactly where the broker has acknowledged. Never raises for broker trouble, never hangs."""
         ...
 
@@ -55,7 +68,8 @@ class Relay:
     """Publishes the outbox of the shards it holds, each from its oldest entry, until cancelled.
 
     At least once: a crash after the acknowledgement and before the deletion sends the event again. In order per
-    payment: nothing of a shard is read past an entry that the broker has not acknowledged.
+    payment: nothing of a shard is read past an entry that the broker has not acknowledged. What the broker will never
+    take is parked, so that it does not hold up the rest; consumers see the gap in `ce_sequence`.
     """
 
     def __init__(
@@ -89,21 +103,32 @@ class Relay:
             await self._leases.release()
 
     async def pass_once(self) -> int:
-        """Publish one batch of what waits. Returns how many events the broker took; raises when it left any."""
+        """Publish one batch of what waits. Returns how many events left the outbox; raises when any were just left."""
         after = dict.fromkeys(self._leases.held(), _START)
         per_shard = max(1, self._batch_max // max(1, len(after)))
         entries = await self._outbox.read(after, count=per_shard)
         if not entries:
             return 0
-        acknowledged = await self._publisher.publish([entry.event for entry in entries])
-        done = [entry for entry, ok in zip(entries, acknowledged, strict=True) if ok]
+        parking = [Parking(entry, entry.unsendable) for entry in entries if entry.unsendable]
+        sendable = [entry for entry in entries if not entry.unsendable]
+        answers = await self._publisher.publish([entry.event for entry in sendable])
+        done: list[OutboxEntry] = []
+        for entry, answer in zip(sendable, answers, strict=True):
+            if isinstance(answer, Refused):
+                parking.append(Parking(entry, answer.reason))
+            elif answer:
+                done.append(entry)
         await self._outbox.delete(done)
         for entry in done:
             self._instruments.events_published.labels(entry.event.event_type).inc()
-        if len(done) < len(entries):
-            self._instruments.publish_failures.inc(len(entries) - len(done))
-            raise NotAcknowledged(len(entries) - len(done))
-        return len(done)
+        parked = await self._park(parking)
+        left = len(entries) - len(done) - parked
+        if left:
+            self._instruments.publish_failures.inc(left)
+        # Whatever waited only behind a parked one leaves with the next pass: no reason to pause.
+        if left and not parked:
+            raise NotAcknowledged(left)
+        return len(done) + parked
 
     async def waiting(self) -> bool:
         """Whether the outbox of the shards that are ours holds anything."""
@@ -111,6 +136,16 @@ class Relay:
             return bool(await self._outbox.read(dict.fromkeys(self._leases.held(), _START), count=1))
         except (StoreUnavailable, Overloaded):
             return False
+
+    async def _park(self, parking: Sequence[Parking]) -> int:
+        if not parking:
+            return 0
+        parked = await self._outbox.park(parking)
+        for entry, reason in parking[:parked]:
+            self._instruments.events_parked.labels(reason).inc()
+            event_id, event_type = entry.event.event_id, entry.event.event_type
+            structlog.get_logger().error("event parked", event_id=event_id, event_type=event_type, reason=reason)
+        return parked
 
     async def _keep_leases(self) -> None:
         while True:

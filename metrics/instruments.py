@@ -41,6 +41,30 @@ class Instruments:
             "Events that were not acknowledged and will be sent again.",
             registry=registry,
         )
+        self.events_parked = Counter(
+            "events_parked_total",
+            "Events put aside because they will never be taken as they are: message_too_large, record_invalid, "
+            "no_topic, unreadable.",
+            ["reason"],
+            registry=registry,
+        )
+        self.parked_events = Gauge(
+            "parked_events",
+            "Events that are put aside until an operator puts them back.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.audit_payments_checked = Counter(
+            "audit_payments_checked_total",
+            "Payments that were held against the audit's rules while the engine runs.",
+            registry=registry,
+        )
+        self.audit_violations = Counter(
+            "audit_violations_total",
+            "Broken rules found by that: lifecycle, ledger, events, amounts, order, unknown, card. Must stay 0.",
+            ["rule"],
+            registry=registry,
+        )
         self.database_connections = Gauge(
             "database_connections_active",
             "Open connections to Redis.",

@@ -1,6 +1,6 @@
 """The audit: reads a dataset key by key and holds it against the invariants. It writes nothing.
 
-Each payment is read in one step, so a dataset may be audited while it works. Memory stays flat: only the
+Each payment is read at one moment, so a dataset may be audited while it works. Memory stays flat: only the
 findings and one sum per account are kept.
 """
 
@@ -9,58 +9,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from engine import events as told
-from engine.events import event_hash
-from engine.facts import AttemptState, Kind, RefundState, Status
-from engine.ids import PaymentId, is_payment_id, shard_of_payment
+from engine.auditing import UNREADABLE, Finding, audited, unreadable
+from engine.ids import is_payment_id
 from engine.items import Item
 from engine.ledger import Transaction
 from engine.payment import Payment
 from engine.settling import late_item
 from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
+from engine.store.snapshots import RedisSnapshots
 from engine.store.step import Refusal, Step
 
-_PAGE: Final = 256
-_decode_payment = msgspec.json.Decoder(Payment).decode
-_decode_transaction = msgspec.json.Decoder(Transaction).decode
+_PAGE: Final = 2048
+"""Names looked at together. Below what may wait in the batcher, since the worst case is a command for each."""
+_OWNED: Final = {"card": 11, "cvv": 11, "ledger": 3, "events": 4}
+"""The keys that belong to a payment of the same name, and the invariant that one without breaks."""
+
 _decode_item = msgspec.json.Decoder(Item).decode
-_decode_event = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-class Finding(NamedTuple):
-    """A broken invariant: which one of the design's list, where, and what is wrong."""
-
-    invariant: int
-    key: str
-    problem: str
-
-
-class _Snapshot(NamedTuple):
-    """All that belongs to one payment, at one moment."""
-
-    payment: bytes | None
-    order: bytes | None
-    due: Any
-    unknown: Any
-    card: int
-    cvv: int
-    ledger: list[bytes]
-    events: list[bytes]
+_decode_transaction = msgspec.json.Decoder(Transaction).decode
 
 
 class Audit:
     """One pass over a dataset."""
 
-    def __init__(self, client: RedisClient, batcher: Batcher, keys: Keys) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        batcher: Batcher,
+        keys: Keys,
+        told: Callable[[Payment, Sequence[bytes]], None] | None = None,
+    ) -> None:
+        """`told` is given every payment that can be read, with the bodies of its events."""
         self._client = client
+        self._told = told
         self._batcher = batcher
         self._keys = keys
+        self._snapshots = RedisSnapshots(batcher, keys)
         self._by_tag = {shard.tag: shard for shard in keys.shards}
         self._replayed: Counter[tuple[str, str]] = Counter()
         self.payments: Counter[str] = Counter()
@@ -70,15 +59,9 @@ class Audit:
     async def findings(self) -> AsyncIterator[Finding]:
         """Everything that is wrong. Read `payments` and `balances_compared` afterwards."""
         before = await self._balances()
-        page: list[str] = []
-        async for raw in self._client.scan_iter(match="{p*", count=_PAGE):
-            page.append(raw.decode())
-            if len(page) >= _PAGE:
-                for finding in await self._check_page(page):
-                    yield finding
-                page = []
-        for finding in await self._check_page(page):
-            yield finding
+        async for page in self._pages("{p*"):
+            for finding in await self._check_page(page):
+                yield finding
         after = await self._balances()
         # While payments settle, the rows and the balances are read at different moments.
         self.balances_compared = before == after
@@ -87,74 +70,70 @@ class Audit:
         for finding in self._check_balances(after):
             yield finding
 
-    async def _check_page(self, names: list[str]) -> list[Finding]:
-        found = await asyncio.gather(*(self._check_key(name) for name in names))
-        return [finding for findings in found for finding in findings]
+    async def _pages(self, match: str) -> AsyncIterator[list[str]]:
+        page: list[str] = []
+        async for raw in self._client.scan_iter(match=match, count=_PAGE):
+            page.append(raw.decode())
+            if len(page) >= _PAGE:
+                yield page
+                page = []
+        yield page
 
-    async def _check_key(self, name: str) -> list[Finding]:
-        tag, kind, rest = (*name.split(":", 2), "")[:3]
-        shard = self._by_tag.get(tag)
-        if shard is None:
-            return [Finding(1, name, "belongs to no shard of this dataset")]
+    async def _check_page(self, names: Sequence[str]) -> list[Finding]:
+        found: list[Finding] = []
+        sorted_out: dict[tuple[str, str], list[str]] = {}
+        for name in names:
+            tag, kind, rest = (*name.split(":", 2), "")[:3]
+            if tag in self._by_tag:
+                sorted_out.setdefault((tag, kind), []).append(rest)
+            else:
+                found.append(Finding(1, name, "belongs to no shard of this dataset"))
+        checks = (self._check(self._by_tag[tag], kind, rests) for (tag, kind), rests in sorted_out.items())
+        for findings in await asyncio.gather(*checks):
+            found += findings
+        return found
+
+    async def _check(self, shard: ShardKeys, kind: str, rests: Sequence[str]) -> list[Finding]:
+        """Check a shard's keys of one kind; `rests` are their names behind it."""
         match kind:
             case "payment":
-                return await self._check_payment(shard, PaymentId(rest))
+                return await self._check_payments(shard, rests)
             case "order":
-                return await self._check_claim(shard, name)
-            case "card" | "cvv":
-                return await self._check_owner(11, shard, name, rest)
-            case "ledger" | "events":
-                return await self._check_owner(3 if kind == "ledger" else 4, shard, name, rest)
+                return await self._check_claims(shard, rests)
+            case "card" | "cvv" | "ledger" | "events":
+                missing = await self._missing(shard, rests)
+                name = f"{shard.tag}:{kind}:"
+                return [Finding(_OWNED[kind], name + rest, "its payment does not exist") for rest in missing]
             case "due":
-                return await self._check_listed(1, shard.due, shard.payment, "is due")
+                return await self._check_due(shard)
             case "item":
-                return await self._check_item(shard, name, rest)
+                return await self._check_items(shard, rests)
             case "items":
-                return await self._check_listed(2, shard.items, shard.item, "is listed as open")
+                return await self._check_listed_items(shard)
             case _:
                 return []
 
-    async def _check_payment(self, shard: ShardKeys, payment_id: PaymentId) -> list[Finding]:
-        snapshot = await self._snapshot(shard, payment_id)
-        if snapshot.payment is None:
-            return []  # gone since the scan: nothing deletes payments, so the owner checks will tell
-        name = shard.payment(payment_id)
-        try:
-            payment = _decode_payment(snapshot.payment)
-            transactions = [_decode_transaction(raw) for raw in snapshot.ledger]
-            events = [_decode_event(raw) for raw in snapshot.events]
-        except (msgspec.MsgspecError, ValueError) as error:
-            return [Finding(3, name, f"cannot be read: {type(error).__name__}: {error}")]
-        self.payments[payment.status.value] += 1
-        for transaction in transactions:
-            self._replay(transaction)
-        problems = (
-            *_place(payment, payment_id, shard),
-            *_life(payment, snapshot),
-            *_late(payment),
-            *await self._items_of(payment, shard),
-            *_rows(payment, transactions),
-            *_events(payment, events, snapshot.events),
-        )
-        return [Finding(invariant, name, problem) for invariant, problem in problems]
+    async def _check_payments(self, shard: ShardKeys, ids: Sequence[str]) -> list[Finding]:
+        found: list[Finding] = []
+        for payment_id, snapshot in zip(ids, await self._snapshots.of(shard.shard, ids), strict=True):
+            name = shard.payment(payment_id)
+            try:
+                seen = audited(payment_id, shard.shard, snapshot)
+            except UNREADABLE as error:
+                found.append(Finding(3, name, unreadable(error)))
+                continue
+            if seen is None:
+                continue  # gone since the scan: nothing deletes payments, so the owner checks will tell
+            self.payments[seen.payment.status.value] += 1
+            if self._told is not None:
+                self._told(seen.payment, snapshot.events)
+            for transaction in seen.transactions:
+                self._replay(transaction)
+            problems = [*seen.problems, *await self._without_items(seen.payment, shard)]
+            found += [Finding(invariant, name, problem) for invariant, problem in problems]
+        return found
 
-    async def _snapshot(self, shard: ShardKeys, payment_id: PaymentId) -> _Snapshot:
-        record = await self._batcher.command("GET", shard.payment(payment_id))
-        order_key = _decode_payment(record).order_key if record else ""
-        step = Step()
-        step.do("GET", shard.payment(payment_id))
-        step.do("GET", shard.order(order_key))
-        step.do("ZSCORE", shard.due, payment_id)
-        step.do("ZSCORE", shard.unknown, payment_id)
-        step.do("EXISTS", shard.card(payment_id))
-        step.do("EXISTS", shard.cvv(payment_id))
-        step.do("LRANGE", shard.ledger(payment_id), 0, -1)
-        step.do("LRANGE", shard.events(payment_id), 0, -1)
-        replies = await self._batcher.step(step)
-        assert not isinstance(replies, Refusal), "the step has no conditions"
-        return _Snapshot(*replies)
-
-    async def _items_of(self, payment: Payment, shard: ShardKeys) -> list[tuple[int, str]]:
+    async def _without_items(self, payment: Payment, shard: ShardKeys) -> list[tuple[int, str]]:
         """Every late success has its item; it is open until the money has gone back."""
         found = []
         for late in payment.late:
@@ -163,7 +142,11 @@ class Audit:
                 found.append((2, f"attempt {late.number} took money too late, and {item.id} does not exist"))
         return found
 
-    async def _check_item(self, shard: ShardKeys, name: str, item_id: str) -> list[Finding]:
+    async def _check_items(self, shard: ShardKeys, ids: Sequence[str]) -> list[Finding]:
+        return [finding for item_id in ids for finding in await self._check_item(shard, item_id)]
+
+    async def _check_item(self, shard: ShardKeys, item_id: str) -> list[Finding]:
+        name = shard.item(item_id)
         step = Step()
         step.do("GET", name)
         step.do("ZSCORE", shard.items, item_id)
@@ -174,32 +157,51 @@ class Audit:
             return []
         try:
             item = _decode_item(record)
-        except (msgspec.MsgspecError, ValueError) as error:
-            return [Finding(2, name, f"cannot be read: {type(error).__name__}: {error}")]
+        except UNREADABLE as error:
+            return [Finding(2, name, unreadable(error))]
         if item.open is (listed is not None):
             return []
         return [Finding(2, name, "is open, but not listed" if item.open else "is closed, but still listed")]
 
-    async def _check_claim(self, shard: ShardKeys, name: str) -> list[Finding]:
-        holder = await self._batcher.command("GET", name)
-        if holder is None or await self._exists(shard, holder.decode()):
-            return []
-        return [Finding(1, name, f"is claimed by {holder.decode()}, which does not exist")]
-
-    async def _check_owner(self, invariant: int, shard: ShardKeys, name: str, payment_id: str) -> list[Finding]:
-        if await self._exists(shard, payment_id):
-            return []
-        return [Finding(invariant, name, "its payment does not exist")]
-
-    async def _check_listed(self, invariant: int, name: str, key_of: Callable[[str], str], how: str) -> list[Finding]:
+    async def _check_listed_items(self, shard: ShardKeys) -> list[Finding]:
         found: list[Finding] = []
-        async for raw, _ in self._client.zscan_iter(name, count=_PAGE):
-            if not await self._batcher.command("EXISTS", key_of(raw.decode())):
-                found.append(Finding(invariant, name, f"{raw.decode()} {how}, but does not exist"))
+        async for raw, _ in self._client.zscan_iter(shard.items, count=_PAGE):
+            if not await self._batcher.command("EXISTS", shard.item(raw.decode())):
+                found.append(Finding(2, shard.items, f"{raw.decode()} is listed as open, but does not exist"))
         return found
 
-    async def _exists(self, shard: ShardKeys, payment_id: str) -> bool:
-        return is_payment_id(payment_id) and bool(await self._batcher.command("EXISTS", shard.payment(payment_id)))
+    async def _check_claims(self, shard: ShardKeys, orders: Sequence[str]) -> list[Finding]:
+        holders = await self._batcher.command("MGET", *map(shard.order, orders))
+        claims = {order: holder.decode() for order, holder in zip(orders, holders, strict=True) if holder is not None}
+        missing = set(await self._missing(shard, list(claims.values())))
+        return [
+            Finding(1, shard.order(order), f"is claimed by {holder}, which does not exist")
+            for order, holder in claims.items()
+            if holder in missing
+        ]
+
+    async def _check_due(self, shard: ShardKeys) -> list[Finding]:
+        missing: list[str] = []
+        page: list[str] = []
+        async for raw, _ in self._client.zscan_iter(shard.due, count=_PAGE):
+            page.append(raw.decode())
+            if len(page) >= _PAGE:
+                missing += await self._missing(shard, page)
+                page = []
+        missing += await self._missing(shard, page)
+        return [Finding(1, shard.due, f"{payment_id} is due, but does not exist") for payment_id in missing]
+
+    async def _missing(self, shard: ShardKeys, ids: Sequence[str]) -> list[str]:
+        """Which of these payments do not exist."""
+        if not ids:
+            return []
+        possible = [payment_id for payment_id in ids if is_payment_id(payment_id)]
+        # Nearly always all are there, and then one number says so.
+        if possible and await self._batcher.command("EXISTS", *map(shard.payment, possible)) == len(ids):
+            return []
+        there = await asyncio.gather(*(self._batcher.command("EXISTS", shard.payment(each)) for each in possible))
+        known = {payment_id for payment_id, exists in zip(possible, there, strict=True) if exists}
+        return [payment_id for payment_id in ids if payment_id not in known]
 
     async def _balances(self) -> dict[tuple[str, str], int]:
         found: Counter[tuple[str, str]] = Counter()
@@ -211,15 +213,20 @@ class Audit:
         return dict(found)
 
     async def _replay_again(self) -> None:
-        """Sum the rows once more, each payment once: a scan of keys may show one twice while Redis resizes."""
+        """Sum the rows once more, each payment once: a scan of keys may show one twice while Redis resizes.
+
+        Shard by shard, so that what was seen is one shard's names and not the dataset's.
+        """
         self._replayed.clear()
-        seen: set[bytes] = set()
-        async for name in self._client.scan_iter(match="{p*:ledger:*", count=_PAGE):
-            if name not in seen:
-                seen.add(name)
-                for raw in await self._batcher.command("LRANGE", name, 0, -1):
+        for shard in self._keys.shards:
+            seen: set[str] = set()
+            async for page in self._pages(f"{shard.tag}:ledger:*"):
+                names = [name for name in dict.fromkeys(page) if name not in seen]
+                seen.update(names)
+                replies = await asyncio.gather(*(self._batcher.command("LRANGE", name, 0, -1) for name in names))
+                for raw in (raw for reply in replies for raw in reply):
                     # One that cannot be read is a finding of its payment already; the audit goes on.
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(*UNREADABLE):
                         self._replay(_decode_transaction(raw))
 
     def _replay(self, transaction: Transaction) -> None:
@@ -243,86 +250,3 @@ class Audit:
 
 def _nonzero(balances: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     return {account: minor for account, minor in balances.items() if minor}
-
-
-def _place(payment: Payment, payment_id: str, shard: ShardKeys) -> Iterator[tuple[int, str]]:
-    if payment.id != payment_id or shard_of_payment(payment.id) != shard.shard:
-        yield 1, "lies under another payment's name, or in another's shard"
-    taken, given = payment.captured_minor, payment.refunded_minor + payment.refund_pending_minor
-    if not 0 <= given <= taken <= payment.authorized_minor <= payment.amount.minor:
-        yield 5, f"refunds {given}, captured {taken}, authorized {payment.authorized_minor} of {payment.amount.minor}"
-
-
-def _life(payment: Payment, snapshot: _Snapshot) -> Iterator[tuple[int, str]]:
-    if payment.at_rest:
-        if snapshot.due is not None:
-            yield 1, "is at rest, but still due"
-        if snapshot.unknown is not None:
-            yield 7, "is at rest, but counts as unknown"
-    elif snapshot.due is None:
-        yield 1, "is not at rest, and nobody will look at it again"
-    if payment.ended and (snapshot.card or snapshot.cvv):
-        yield 11, "its charge has ended, but its sealed card is still there"
-    claimed = snapshot.order == payment.id.encode()
-    if payment.order_key and claimed is (payment.status in (Status.FAILED, Status.CANCELLED)):
-        yield 6, f"is {payment.status.value}, but holds its order" if claimed else "does not hold its order"
-    attempt = payment.attempt
-    if attempt is not None and attempt.state is AttemptState.UNKNOWN and snapshot.unknown is None:
-        yield 7, "has an unknown attempt that is not listed as one"
-
-
-def _late(payment: Payment) -> Iterator[tuple[int, str]]:
-    """What was taken too late is known as that, and goes back once."""
-    states = (AttemptState.LATE, AttemptState.REVERSED)
-    marked = sorted(attempt.number for attempt in payment.attempts if attempt.state in states)
-    if marked != sorted(late.number for late in payment.late):
-        yield 2, f"its attempts {marked} took money too late, its record says {payment.late}"
-        return
-    for late in payment.late:
-        attempt = payment.numbered(late.number)
-        back = [a for a in payment.attempts if a.reverses == late.number and a.state is AttemptState.APPROVED]
-        reversed_ = attempt.state is AttemptState.REVERSED
-        given_back = len(back) + bool(reversed_ and late.refused and attempt.settled_by)
-        if given_back != reversed_:
-            yield 2, f"attempt {late.number} is {attempt.state.value}, and was given back {given_back} times"
-
-
-def _rows(payment: Payment, transactions: list[Transaction]) -> Iterator[tuple[int, str]]:
-    if len({transaction.id for transaction in transactions}) != len(transactions):
-        yield 3, "a ledger transaction was written twice"
-    held: Counter[str] = Counter()
-    for transaction in transactions:
-        for row in transaction.rows:
-            if row.currency == payment.amount.currency:
-                held[row.account.partition(":")[0]] += row.minor
-    late = sum(a.minor for a in payment.attempts if a.state is AttemptState.LATE and a.kind is Kind.CHARGE)
-    if held["acquirer"] != payment.captured_minor - payment.refunded_minor + late:
-        facts = f"captured {payment.captured_minor}, refunded {payment.refunded_minor}, {late} to be reversed"
-        yield 3, f"{facts}, but its rows say {held['acquirer']}"
-    if held["suspense"] != -late:
-        yield 3, f"{late} to be reversed, but its rows in suspense say {-held['suspense']}"
-
-
-def _events(payment: Payment, events: list[dict[str, Any]], bodies: list[bytes]) -> Iterator[tuple[int, str]]:
-    if len(events) != payment.sequence:
-        yield 4, f"has {len(events)} events, its sequence says {payment.sequence}"
-    if bodies and event_hash(bodies[-1]) != payment.last_event_hash:
-        yield 4, "its last event is not the one that its hash names"
-    types = [event.get("event_type") for event in events]
-    if Counter(types) != _owed(payment):
-        yield 4, f"is {payment.status.value}, but told {types}"
-    if any(event.get("payment_id") != payment.id for event in events):
-        yield 4, "has an event of another payment"
-
-
-def _owed(payment: Payment) -> Counter[Any]:
-    """The events that the facts of a payment call for."""
-    owed: Counter[Any] = Counter()
-    owed[told.AUTHORIZED] = int(payment.manual and payment.authorized_minor > 0)
-    owed[told.COMPLETED] = int(payment.captured_minor > 0)
-    owed[told.FAILED] = int(payment.failure is not None)
-    owed[told.CANCELLED] = int(payment.cancelled)
-    for refund in payment.refunds:
-        owed[told.REFUNDED] += refund.state is RefundState.COMPLETED
-        owed[told.REFUND_FAILED] += refund.state is RefundState.FAILED
-    return +owed

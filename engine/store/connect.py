@@ -32,6 +32,7 @@ class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps_waiting_max: int = 4096
     jobs_max: int = 100_000
     outbox_max: int = 200_000
+    parked_max: int = 10_000
     check_every_s: float = 2.0
 
     @property
@@ -49,6 +50,7 @@ class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ("steps_waiting_max", 16, 1_000_000),
             ("jobs_max", 16, 100_000_000),
             ("outbox_max", 16, 100_000_000),
+            ("parked_max", 16, 100_000_000),
             ("check_every_s", 0.1, 60),
         ):
             if not low <= getattr(self, key) <= high:

@@ -1,4 +1,4 @@
-"""How much waits: jobs, events, unknown outcomes, open items, and how old the oldest of each is."""
+"""How much waits: jobs, events, unknown outcomes, open items, parked events, and how old the oldest of each is."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Depths(NamedTuple):
     outbox: Depth
     unknown: Depth
     items: Depth
+    parked: Depth
 
 
 class RedisDepths:
@@ -35,13 +36,14 @@ class RedisDepths:
     async def now(self) -> Depths:
         """The depths now. Raises `StoreUnavailable`."""
         shards = self._keys.shards
-        jobs, outbox, unknown, items = await asyncio.gather(
+        jobs, outbox, unknown, items, parked = await asyncio.gather(
             self._streams([shard.jobs for shard in shards]),
             self._streams([shard.outbox for shard in shards]),
             self._sets([shard.unknown for shard in shards]),
             self._sets([shard.items for shard in shards]),
+            self._streams([shard.parked for shard in shards]),
         )
-        return Depths(jobs, outbox, unknown, items)
+        return Depths(jobs, outbox, unknown, items, parked)
 
     async def _streams(self, names: list[str]) -> Depth:
         lengths = await asyncio.gather(*(self._batcher.command("XLEN", name) for name in names))

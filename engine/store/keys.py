@@ -27,6 +27,7 @@ class ShardKeys:
         self.tag = f"{{p{shard:02x}}}"
         self.jobs = f"{self.tag}:jobs"
         self.outbox = f"{self.tag}:outbox"
+        self.parked = f"{self.tag}:parked"
         self.due = f"{self.tag}:due"
         self.unknown = f"{self.tag}:unknown"
         self.balances = f"{self.tag}:balances"

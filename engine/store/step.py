@@ -18,6 +18,8 @@ for i = 1, tonumber(take()) do
   if kind == 'below' then
     local length = redis.call('XLEN', key)
     if length >= tonumber(want) then return {0, i, tostring(length)} end
+  elseif kind == 'entry' then
+    if #redis.call('XRANGE', key, want, want) == 0 then return {0, i, ''} end
   else
     local have = redis.call('GET', key) or ''
     local compared = have
@@ -62,6 +64,10 @@ class Step:
     def expect_below(self, key: str, entries_max: int) -> None:
         """The stream at `key` must hold fewer entries."""
         self._check("below", key, entries_max)
+
+    def expect_entry(self, key: str, entry_id: str) -> None:
+        """The stream at `key` must hold this entry."""
+        self._check("entry", key, entry_id)
 
     def do(self, name: str, key: str, *arguments: Argument) -> int:
         """Run a command if all conditions hold. Returns the index of its reply."""

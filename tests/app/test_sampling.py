@@ -91,7 +91,11 @@ class FakeDepths(RedisDepths):
 
 
 DEPTHS = Depths(
-    jobs=Depth(3, NOW_MS - 1500), outbox=Depth(0, 0), unknown=Depth(2, NOW_MS + 500), items=Depth(1, NOW_MS - 9000)
+    jobs=Depth(3, NOW_MS - 1500),
+    outbox=Depth(0, 0),
+    unknown=Depth(2, NOW_MS + 500),
+    items=Depth(1, NOW_MS - 9000),
+    parked=Depth(4, 0),
 )
 
 
@@ -109,7 +113,7 @@ async def test_the_gauges_show_the_depths_and_ages_and_stay_while_the_store_is_a
         names = ("job_queue_depth", "job_queue_oldest_seconds", "outbox_depth", "outbox_oldest_seconds",
                  "unknown_attempts", "unknown_attempts_oldest_seconds", "open_items", "open_items_oldest_seconds",
                  "payment_success_rate",
-                 "database_connections_active")  # fmt: skip
+                 "database_connections_active", "parked_events")  # fmt: skip
         return {name: instruments.registry.get_sample_value(name) for name in names}
 
     shown = gauges()
@@ -118,6 +122,7 @@ async def test_the_gauges_show_the_depths_and_ages_and_stay_while_the_store_is_a
         "unknown_attempts": 2, "unknown_attempts_oldest_seconds": 0, "open_items": 1, "open_items_oldest_seconds": 9,
         "payment_success_rate": 1,
         "database_connections_active": 5,
+        "parked_events": 4,
     }  # fmt: skip
     depths.error = error
     rate.count(False)

@@ -256,7 +256,8 @@ async def test_times_and_payments_that_are_not_are_refused_and_nothing_is_publis
     before = shop.engine.events_file.read_bytes()
     now = payment["completedAt"]
     for given in (
-        ("--from", "yesterday", "--to", now), ("--from", now, "--to", now[:-1]), (*ALWAYS, "--payment", "../../etc"),
+        ("--from", "yesterday", "--to", now), ("--from", now, "--to", now[:-1]),
+        ("--from", rfc3339(FAR_MS), "--to", now), (*ALWAYS, "--payment", "../../etc"),
     ):  # fmt: skip
         ran = await shop.run("events", "replay", *given)
         assert (ran.code, ran.out) == (2, ""), (given, ran)

@@ -13,10 +13,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from structlog.testing import capture_logs
 
 from clients.kafka import KafkaPublisher, KafkaSettings
-from engine.events import OutgoingEvent
+from engine.events import Answer, OutgoingEvent, Refused
 from tests.kafka_support import (
     INIT_PRODUCER_ID,
     INVALID_PRODUCER_EPOCH,
+    INVALID_RECORD,
     MESSAGE_TOO_LARGE,
     NOT_LEADER,
     OUT_OF_ORDER_SEQUENCE,
@@ -37,6 +38,7 @@ PATIENT_S = 40.0
 TIMEOUT_S = 1.0
 # What a slow machine may need, and less than aiokafka takes when it waits for an answer: half of its publisher's limit.
 SLACK_S = 15.0
+TOO_LARGE = Refused("message_too_large")
 
 
 @asynccontextmanager
@@ -52,7 +54,7 @@ async def publisher_to(bootstrap: str, **settings: Any) -> AsyncIterator[KafkaPu
                 await publisher.close()
 
 
-async def in_time(publisher: KafkaPublisher, events: Sequence[OutgoingEvent]) -> list[bool]:
+async def in_time(publisher: KafkaPublisher, events: Sequence[OutgoingEvent]) -> list[Answer]:
     """Publishes, and fails when it takes longer than it may."""
     async with asyncio.timeout(publisher._settings.publish_timeout_s + SLACK_S):
         return await publisher.publish(events)
@@ -69,7 +71,7 @@ def little_patience(publisher: KafkaPublisher) -> Iterator[None]:
         publisher._settings = patient
 
 
-async def briefly(publisher: KafkaPublisher, events: Sequence[OutgoingEvent]) -> list[bool]:
+async def briefly(publisher: KafkaPublisher, events: Sequence[OutgoingEvent]) -> list[Answer]:
     """The same, with little patience."""
     with little_patience(publisher):
         return await in_time(publisher, events)
@@ -179,22 +181,50 @@ async def test_after_a_failed_event_the_later_ones_of_its_payment_are_false_too(
         assert await in_time(publisher, [event for event, good in zip(events, told, strict=True) if not good])
 
 
-async def test_an_event_that_is_too_large_is_false_told_once_and_holds_up_only_its_payment(
-    mock_brokers: MockBrokers,
-) -> None:
-    """The log names the event and the reason, since False alone looks like any other trouble."""
+async def test_an_event_that_is_too_large_is_refused_and_holds_up_only_its_payment(mock_brokers: MockBrokers) -> None:
+    """False alone looks like any other trouble, and is tried again for ever."""
     topic = new_topic()
     large = make_event(topic, "pay-b", 2, value=b'"' + b"x" * 5000 + b'"')
     events = [make_event(topic, "pay-a", 1), make_event(topic, "pay-b", 1), large]
     events += [make_event(topic, "pay-b", 3), make_event(topic, "pay-c", 1)]
     async with publisher_to(mock_brokers.bootstrap, event_bytes_max=2000) as publisher:
         with capture_logs() as logs:
-            assert await in_time(publisher, events) == [True, True, False, False, True]
-            assert await in_time(publisher, events[2:]) == [False, False, True]
-    told = [line for line in logs if line.get("code") == "message_too_large"]
-    assert [(line["event_id"], line["topic"]) for line in told] == [("pay-b-2", topic)]
+            assert await in_time(publisher, events) == [True, True, TOO_LARGE, False, True]
+            assert await in_time(publisher, events[2:]) == [TOO_LARGE, False, True]
+            assert await in_time(publisher, events[3:]) == [True, True]
     assert "xxx" not in str(logs)
-    assert ids_by_key(await read_topic(mock_brokers.bootstrap, topic))["pay-b"] == ["pay-b-1"]
+    assert ids_by_key(await read_topic(mock_brokers.bootstrap, topic))["pay-b"] == ["pay-b-1", "pay-b-3"]
+
+
+@pytest.mark.parametrize(("error", "reason"), [(INVALID_RECORD, "record_invalid"), (18, "message_too_large")])
+async def test_a_record_that_the_broker_calls_invalid_is_found_among_its_neighbours(
+    mock_brokers: MockBrokers, error: int, reason: str
+) -> None:
+    """The broker refuses the whole batch: it is cut smaller and smaller, and nobody else is refused for it."""
+    topic = new_topic()
+    mock_brokers.create_topic(topic, 1)
+    events = [make_event(topic, "pay-1", n) for n in range(1, 4)]
+    async with publisher_to(mock_brokers.bootstrap, batch_bytes_max=300) as publisher:
+        for _ in range(3):  # 300, 37, 4 bytes: the last holds one record
+            mock_brokers.push_errors(PRODUCE, error)
+            answers = await in_time(publisher, events)
+        assert answers == [Refused(reason), False, False]
+        assert await in_time(publisher, events[1:]) == [True, True]
+
+
+async def test_batches_are_of_full_size_again_once_everything_is_taken(mock_brokers: MockBrokers) -> None:
+    """Else one large event would slow down all that follow, for as long as the process lives."""
+    topic = new_topic()
+    mock_brokers.create_topic(topic, 1)
+    events = [make_event(topic, "pay-1", n) for n in range(1, 40)]
+    async with publisher_to(mock_brokers.bootstrap, batch_bytes_max=2000) as publisher:
+        mock_brokers.push_errors(PRODUCE, MESSAGE_TOO_LARGE)
+        assert await in_time(publisher, events) == [False] * len(events)
+        assert await in_time(publisher, events) == [True] * len(events)
+        assert await in_time(publisher, events[:1]) == [True], "over a new connection"
+        mock_brokers.set_round_trip(1.5)
+        async with asyncio.timeout(12.0):  # ten records, each alone, take ten round trips: 15 s
+            assert await in_time(publisher, events[:10]) == [True] * 10
 
 
 async def test_a_batch_that_the_broker_calls_too_large_is_sent_in_smaller_ones(mock_brokers: MockBrokers) -> None:
@@ -341,14 +371,20 @@ async def test_a_real_broker_that_refuses_one_size_gets_all_the_others(kafka_bro
     waiting.insert(15, large)
     async with publisher_to(kafka_broker.bootstrap) as publisher:
         for _ in range(20):
-            if len(waiting) == 2:
-                break
             told = await in_time(publisher, waiting)
+            refused = [event for event, answer in zip(waiting, told, strict=True) if isinstance(answer, Refused)]
             waiting = [event for event, good in zip(waiting, told, strict=True) if not good]
-    assert [event.event_id for event in waiting] == ["pay-3-1", "pay-3-2"]
+            if refused:
+                break
+        assert (refused, told.count(TOO_LARGE)) == ([large], 1)
+        waiting.remove(large)
+        while waiting:
+            told = await in_time(publisher, waiting)
+            assert TOO_LARGE not in told
+            waiting = [event for event, good in zip(waiting, told, strict=True) if not good]
     ids = ids_by_key(await read_topic(kafka_broker.bootstrap, topic))
     assert all(ids[f"pay-{n}"] == [f"pay-{n}-{m}" for m in range(3)] for n in range(10) if n != 3)
-    assert ids["pay-3"][0] == "pay-3-0"
+    assert ids["pay-3"] == ["pay-3-0", "pay-3-2"]
 
 
 async def limited_topic(broker: RealBroker, *, max_bytes: int) -> str:

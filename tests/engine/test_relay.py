@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from engine.errors import StoreUnavailable
-from engine.events import OutgoingEvent
-from engine.relay import OutboxEntry, Relay
+from engine.events import Answer, OutgoingEvent, Refused
+from engine.relay import NotAcknowledged, OutboxEntry, Parking, Relay
 from metrics.instruments import Instruments
 
 
@@ -26,6 +26,8 @@ class FakeOutbox:
     def __init__(self, *entries: OutboxEntry) -> None:
         self.entries = list(entries)
         self.counts: list[int] = []
+        self.parked: list[tuple[str, str]] = []
+        self.parking_room = 10
         self.error: Exception | None = None
 
     async def read(self, after: Mapping[int, str], *, count: int) -> list[OutboxEntry]:
@@ -40,6 +42,13 @@ class FakeOutbox:
         await asyncio.sleep(0)
         self.entries = [entry for entry in self.entries if entry not in entries]
 
+    async def park(self, parking: Sequence[Parking]) -> int:
+        await asyncio.sleep(0)
+        kept = parking[: self.parking_room]
+        self.parked += [(each.entry.event.event_id, each.reason) for each in kept]
+        self.entries = [entry for entry in self.entries if entry not in [each.entry for each in kept]]
+        return len(kept)
+
 
 class FakeBroker:
     """Takes every event but the refused ones, and remembers the order."""
@@ -47,15 +56,19 @@ class FakeBroker:
     def __init__(self) -> None:
         self.published: list[str] = []
         self.refused: set[str] = set()
+        self.never: set[str] = set()
         self.crash: BaseException | None = None
 
-    async def publish(self, events: Sequence[OutgoingEvent]) -> list[bool]:
+    async def publish(self, events: Sequence[OutgoingEvent]) -> list[Answer]:
         await asyncio.sleep(0)
-        taken = [event.event_id not in self.refused for event in events]
+        taken = [self._answer(event.event_id) for event in events]
         self.published += [event.event_id for event, ok in zip(events, taken, strict=True) if ok]
         if self.crash is not None:
             raise self.crash
         return taken
+
+    def _answer(self, event_id: str) -> Answer:
+        return Refused("message_too_large") if event_id in self.never else event_id not in self.refused
 
 
 class FakeLeases:
@@ -106,6 +119,32 @@ async def test_what_the_broker_has_taken_leaves_the_outbox_and_is_counted() -> N
     assert post.outbox.entries == [] and sorted(post.broker.published) == ["pay-0-1", "pay-0-2", "pay-1-1"]
     assert post.count("events_published_total", event_type="payment_completed") == 2
     assert post.count("events_published_total", event_type="payment_failed") == 1
+
+
+async def test_what_will_never_be_taken_is_parked_and_the_rest_goes_on(
+    log_lines: list[MutableMapping[str, Any]],
+) -> None:
+    """Two ways: the broker says so, or there is nowhere to send it; only the second is not even tried."""
+    homeless = an_entry(1, 1)._replace(unsendable="no_topic")
+    post = Post(an_entry(0, 1), an_entry(0, 2), homeless, an_entry(1, 2))
+    post.broker.never, post.broker.refused = {"pay-0-1"}, {"pay-0-2"}
+    assert await post.relay.pass_once() == 3, "one was taken, two are parked; what waited behind them is no failure"
+    assert post.outbox.parked == [("pay-1-1", "no_topic"), ("pay-0-1", "message_too_large")]
+    post.broker.refused = set()
+    assert await post.relay.pass_once() == 1
+    assert post.broker.published == ["pay-1-2", "pay-0-2"] and post.outbox.entries == []
+    assert post.count("events_parked_total", reason="no_topic") == 1
+    assert post.count("events_parked_total", reason="message_too_large") == 1
+    told = [(line["log_level"], line["event_id"], line["reason"]) for line in log_lines]
+    assert told == [("error", "pay-1-1", "no_topic"), ("error", "pay-0-1", "message_too_large")]
+
+
+async def test_with_no_room_to_park_an_event_stays_where_it_is_and_counts_as_not_published() -> None:
+    post = Post(an_entry(0, 1))
+    post.broker.never, post.outbox.parking_room = {"pay-0-1"}, 0
+    with pytest.raises(NotAcknowledged):
+        await post.relay.pass_once()
+    assert len(post.outbox.entries) == 1 and post.count("event_publish_failures_total") == 1
 
 
 @pytest.mark.parametrize(("shards", "count"), [([0], 8), ([0, 1], 4), (range(16), 1), ([], 8)])

@@ -87,6 +87,9 @@ class MemoryRedis:
             if kind == "below":
                 have = str(self._xlen(key)).encode()
                 holds = int(have) < int(want)
+            elif kind == "entry":
+                have = b""
+                holds = _id(want) in self._stream(key).fields
             else:
                 have = self._get(key) or b""
                 holds = (_version(have) if kind == "version" else have) == want
@@ -244,8 +247,10 @@ class MemoryRedis:
         return deleted
 
     def _xrange(self, key: str, low: str, high: str, *count: Argument) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        assert (low, high) == ("-", "+")
         stream = self._stream(key)
+        if (low, high) != ("-", "+"):
+            assert low == high, "one entry, or all"
+            return [stream.entry(_id(low))] if _id(low) in stream.fields else []
         return [stream.entry(stream_id) for stream_id in stream.ids[: _number(count[1]) if count else None]]
 
     def _xread(self, *arguments: Argument) -> list[list[Any]]:

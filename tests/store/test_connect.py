@@ -111,7 +111,7 @@ def test_a_sentinel_url_without_the_service_is_refused() -> None:
     "wrong",
     [
         {"shards": 0}, {"shards": 257}, {"timeout_s": 0.0}, {"connections_max": 1}, {"steps_waiting_max": 1},
-        {"jobs_max": 1}, {"outbox_max": 1}, {"check_every_s": 0.0},
+        {"jobs_max": 1}, {"outbox_max": 1}, {"parked_max": 1}, {"check_every_s": 0.0},
     ],
     ids=str,
 )  # fmt: skip

@@ -18,7 +18,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 async def test_an_empty_dataset_has_nothing_waiting(store: Dataset) -> None:
     nothing = Depth(0, 0)
-    assert await RedisDepths(store.batcher, store.keys).now() == Depths(nothing, nothing, nothing, nothing)
+    assert await RedisDepths(store.batcher, store.keys).now() == Depths(nothing, nothing, nothing, nothing, nothing)
 
 
 async def test_jobs_events_and_unknown_outcomes_are_counted_over_all_shards(store: Dataset) -> None:

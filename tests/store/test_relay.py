@@ -12,7 +12,7 @@ from engine.errors import StoreUnavailable
 from engine.events import OutgoingEvent
 from engine.ids import PaymentId
 from engine.payment import Payment
-from engine.relay import NotAcknowledged, OutboxEntry, Relay
+from engine.relay import NotAcknowledged, OutboxEntry, Parking, Relay
 from engine.store.leases import ShardLeases
 from engine.store.outbox import RedisOutbox
 from tests.store.datasets import Dataset, Places, eventually
@@ -56,6 +56,9 @@ class DyingOutbox:
 
     async def read(self, after: Mapping[int, str], *, count: int) -> list[OutboxEntry]:
         return await self._outbox.read(after, count=count)
+
+    async def park(self, parking: Sequence[Parking]) -> int:
+        raise AssertionError(f"{len(parking)} events were refused by nobody")
 
     async def delete(self, entries: Sequence[OutboxEntry]) -> None:
         raise StoreUnavailable(f"died before {len(entries)} were deleted")
