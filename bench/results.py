@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from bench.limiter import LimiterCost
 from bench.long import Sample
 from bench.rounds import Measured
 
@@ -53,6 +54,7 @@ class Result(msgspec.Struct, frozen=True):
     long_run: list[Sample]
     ratios: dict[str, Range]
     targets: list[Target]
+    limiter: LimiterCost
 
 
 def machine(redis_version: str) -> dict[str, str]:
@@ -96,7 +98,9 @@ def ratios(rounds: Sequence[Measured]) -> dict[str, Range]:
     return found
 
 
-def targets(shares: Mapping[str, Range], rounds: Sequence[Measured], long_run: Sequence[Sample]) -> list[Target]:
+def targets(
+    shares: Mapping[str, Range], rounds: Sequence[Measured], long_run: Sequence[Sample], limiter: LimiterCost
+) -> list[Target]:
     """The numbers to reach, and whether they are."""
     full = by_case(rounds).get("full", [])
     short_bytes = median(each.redis_bytes for each in full) if full else None
@@ -114,6 +118,8 @@ def targets(shares: Mapping[str, Range], rounds: Sequence[Measured], long_run: S
         _at_most("Redis bytes a settled payment", end.redis_bytes if end else short_bytes, 2048),
         _at_most("RSS MiB at the end of the long run", end.rss_mib if end else None, 120),
         _at_most("RSS MiB gained in its second half", end.rss_mib - halfway.rss_mib if end and halfway else None, 5),
+        _at_most("rate limit, CPU us a request, alone", limiter.alone_us, 120),
+        _at_most("rate limit, CPU us a request, of 32", limiter.together_us, 120),
     ]
 
 
