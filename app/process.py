@@ -89,7 +89,8 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
         relaying = tasks.create_task(parts.relay.run()) if parts.relay else None
         reconciling = tasks.create_task(parts.reconciler.run()) if parts.reconciler else None
         async with _listening_ops(parts, reuse_port), contextlib.AsyncExitStack() as listeners:
-            if mounted:
+            # Without a limit there is no connection for it either.
+            if any(parts.limiting.of(each.surface.name).rule for each in mounted):
                 await parts.limiting.open()
             doors = [
                 await listeners.enter_async_context(
