@@ -52,6 +52,7 @@ async def run(
         _log_report(await _fit(check))
         wire = await resources.enter_async_context(open_session(client_id=settings.kafka.client_id))
         parts = Parts(settings, roles, client, wire, check)
+        resources.push_async_callback(parts.limiting.aclose)
         # Just checked: else the first requests would be refused until the watch has looked for itself.
         parts.readiness.report("store")
         await _serve(parts, surfaces(parts, roles), stop=stop, reuse_port=reuse_port)
@@ -77,6 +78,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Event, reuse_port: bool) -> None:
     async with asyncio.TaskGroup() as tasks:
         batching = tasks.create_task(parts.batcher.run())
+        counting = tasks.create_task(parts.limiting.run())
         if parts.worker:
             await parts.jobs.open()
         watching = [
@@ -89,18 +91,23 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
         relaying = tasks.create_task(parts.relay.run()) if parts.relay else None
         reconciling = tasks.create_task(parts.reconciler.run()) if parts.reconciler else None
         async with _listening_ops(parts, reuse_port), contextlib.AsyncExitStack() as listeners:
+            # Without a limit there is no connection for it either.
+            if any(parts.limiting.of(each.surface.name).rule for each in mounted):
+                await parts.limiting.open()
             doors = [
-                await listeners.enter_async_context(_listening(parts, parts.door(surface), port, reuse_port))
-                for surface, port in mounted
+                await listeners.enter_async_context(
+                    _listening(parts, parts.door(each.surface, each.identify), each.port, reuse_port)
+                )
+                for each in mounted
             ]
             # What start-up made stays: looking through it again and again costs some 5 % of the work.
             gc.collect()
             gc.freeze()
             parts.readiness.report("process")
-            structlog.get_logger().info("started", ports={surface.name: port for surface, port in mounted})
+            structlog.get_logger().info("started", ports={each.surface.name: each.port for each in mounted})
             await stop.wait()
             await _stop(parts, doors, working=working, relaying=relaying, reconciling=reconciling)
-        for task in (*watching, batching):
+        for task in (*watching, batching, counting):
             task.cancel()
     structlog.get_logger().info("stopped")
 

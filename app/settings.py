@@ -10,12 +10,14 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from app.surface_settings import CoreSettings, OpsSettings, within
+from app.surface_settings import CoreSettings, OpsSettings, check_networks, within
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
 from handlers.auth import AuthSettings
+from handlers.cors import SurfacesCorsSettings
 from resilience.guard import GuardSettings
+from resilience.limit_settings import LimitsSettings
 
 ROLES: Final = ("http", "worker", "relay", "reconcile")
 Role = Literal["http", "worker", "relay", "reconcile"]
@@ -43,10 +45,16 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unready_s: float = 0.0
     """How long to go on serving after `/ready` says 503, so that balancers notice first."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose `X-Forwarded-For` is believed."""
+    hsts_max_age_s: int = 0
+    """`Strict-Transport-Security`, for what is served over TLS; 0: not sent."""
 
     def __post_init__(self) -> None:
         within("server.stop_s", self.stop_s, 1, 600)
         within("server.unready_s", self.unready_s, 0, 300)
+        within("server.hsts_max_age_s", self.hsts_max_age_s, 0, 63_072_000)
+        check_networks("server.trusted_proxies", self.trusted_proxies)
 
 
 class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +143,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     core: CoreSettings = CoreSettings()
     ops: OpsSettings = OpsSettings()
     auth: AuthSettings = AuthSettings()
+    limits: LimitsSettings = LimitsSettings()
+    cors: SurfacesCorsSettings = SurfacesCorsSettings()
     redis: RedisSettings = RedisSettings()
     kafka: KafkaSettings = KafkaSettings()
     events: EventsSettings = EventsSettings()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import msgspec
 
 
@@ -9,6 +11,17 @@ def within(key: str, value: float, low: float, high: float) -> None:
     """Raises `ValueError` naming the key when the value is out of its range."""
     if not low <= value <= high:
         raise ValueError(f"{key} must be {low} to {high}")
+
+
+def check_networks(key: str, networks: tuple[str, ...]) -> None:
+    """Raises `ValueError` naming the key when one of them is no network in CIDR form, or is everybody."""
+    for text in networks:
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+        if network.prefixlen == 0:
+            raise ValueError(f"{key}: {text} would let every client say where it comes from")
 
 
 class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

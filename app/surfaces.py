@@ -18,15 +18,17 @@ from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
 from handlers.core_changes import CoreChanges
 from handlers.core_waiting import OutcomeWaiting
+from handlers.limits import Identify
 from handlers.routes import Surface
 from resilience.guard import GuardSettings
 
 
 class Mounted(NamedTuple):
-    """A surface and the port that it is served on."""
+    """A surface, the port that it is served on, and how its rate limit tells callers apart; None: by address."""
 
     surface: Surface
     port: int
+    identify: Identify | None
 
 
 def surfaces(parts: Parts, roles: Sequence[str]) -> list[Mounted]:
@@ -34,8 +36,9 @@ def surfaces(parts: Parts, roles: Sequence[str]) -> list[Mounted]:
     if "http" not in roles:
         return []
     auth = _authenticator(parts)
+    identify = auth.caller if parts.settings.auth.mode == "jwt" else None
     return [
-        Mounted(build(parts, auth), getattr(parts.settings, name).port)
+        Mounted(build(parts, auth), getattr(parts.settings, name).port, identify)
         for name, build in _BUILDERS.items()
         if getattr(parts.settings, name).enabled
     ]

@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import prometheus_client
 import prometheus_client.multiprocess
@@ -16,6 +16,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app import __version__
+from app.limiting import Limiting, inside_edge
 from app.observing import PaymentObserver
 from app.readiness import OK, ReadinessBoard
 from app.sampling import Sampler, SuccessRate
@@ -46,11 +47,14 @@ from engine.store.sample import AuditSample
 from engine.worker import Worker
 from handlers.core_types import METHOD_TYPES
 from handlers.docs import Docs
-from handlers.http import BODY_BYTES_MAX, Edge
+from handlers.envelopes import NESTED, Envelope
+from handlers.http import BODY_BYTES_MAX, Dresser, Edge
+from handlers.limits import Identify
 from handlers.openapi import openapi_document
 from handlers.ops import HEALTH, Ops
 from handlers.protocol import Refuse
-from handlers.routes import Route, Surface
+from handlers.routes import ErrorTable, Route, Surface
+from handlers.security import security_headers
 from metrics.instruments import Instruments
 from resilience.guard import Guard, GuardSettings
 from resilience.status import BreakerStatus
@@ -108,6 +112,7 @@ class Parts:
         self.readiness = ReadinessBoard(("store", "process"))
         self.success_rate = SuccessRate()
         self.guards = Guards(self.instruments)
+        self.limiting = Limiting(settings, client, self.instruments)
         redis = settings.redis
         self.keys = Keys(redis.shards)
         self.batcher = Batcher(
@@ -144,19 +149,32 @@ class Parts:
             self.reconciler = self._reconciler(leases)
             self.audit_sample = self._audit_sample(leases)
 
-    def door(self, surface: Surface) -> Door:
+    def door(self, surface: Surface, identify: Identify | None = None) -> Door:
         """A surface with the ops endpoints and its documentation, on an application of its own."""
-        edge = Edge(surface.name, surface.errors, self.instruments, surface.envelope)
+        limits = self.limiting.of(surface.name)
         routes = [*surface.routes(), *self._ops(surface.health).routes()]
-        docs = Docs(openapi_document(surface, routes, version=__version__))
-        application = _application(edge, [*routes, *docs.routes()])
+        docs = Docs(openapi_document(surface, routes, version=__version__, rule=limits.rule))
+        inner, dressers = inside_edge(self.settings, surface.name, limits, [*routes, *docs.routes()], docs, identify)
+        edge = self._edge(surface.name, surface.errors, surface.envelope, dressers)
+        application = _application(edge, [*routes, *docs.routes()], inner)
         docs.mount_files(application)
         return Door(application, edge.refuse_unparsed)
 
     def ops_door(self) -> Door:
         """The ops endpoints alone."""
-        edge = Edge("ops", {}, self.instruments)
+        edge = self._edge("ops", {}, NESTED, ())
         return Door(_application(edge, self._ops(HEALTH).routes()), edge.refuse_unparsed)
+
+    def _edge(self, name: str, errors: ErrorTable, envelope: Envelope, dressers: Sequence[Dresser]) -> Edge:
+        return Edge(
+            name,
+            errors,
+            self.instruments,
+            envelope,
+            always=security_headers(hsts_max_age_s=self.settings.server.hsts_max_age_s),
+            dressers=dressers,
+            client_of=self.limiting.addresses.of,
+        )
 
     def admit(self) -> None:
         """Raises `StoreUnavailable` while no payment may be taken."""
@@ -224,13 +242,13 @@ class Parts:
         return EventFile(Path(self.settings.events.file))
 
     def _connections(self) -> int:
-        pool = getattr(self.client, "connection_pool", None)
-        pools = [pool] if pool is not None else [self.client]
+        # A cluster's client counts for itself.
+        pools = [getattr(each, "connection_pool", each) for each in {self.client, self.limiting.client}]
         return sum(count for pool in pools for count, _ in getattr(pool, "get_connection_count", list)())
 
 
-def _application(edge: Edge, routes: Sequence[Route]) -> web.Application:
-    application = web.Application(middlewares=[edge.middleware()], client_max_size=BODY_BYTES_MAX)
+def _application(edge: Edge, routes: Sequence[Route], inner: Sequence[Any] = ()) -> web.Application:
+    application = web.Application(middlewares=[edge.middleware(), *inner], client_max_size=BODY_BYTES_MAX)
     for route in routes:
         # aiohttp's own idea of a path's variable has no braces in it, but a key may.
         path = _VARIABLE.sub(r"{\1:[^/]+}", route.path)

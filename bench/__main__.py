@@ -20,6 +20,7 @@ import msgspec
 
 from bench import processes
 from bench.engines import token
+from bench.limiter import limiter_cost
 from bench.loading import CONNECTIONS, USERS, Loader, Wrong
 from bench.long import Sample, long_run
 from bench.operating import operate
@@ -73,6 +74,7 @@ def _run(bench: Bench, given: argparse.Namespace) -> Result:
             measured = floor_round(bench, case) if case.path == "floor" else engine_round(bench, case)
             rounds.append(measured)
             _tell(f"cycle {cycle + 1} of {given.rounds}  {case.name:<14} {measured.per_second:>8.0f} a second")
+    limiter = limiter_cost(bench.folder)
     samples: list[Sample] = long_run(bench, given.payments, _tell) if given.payments else []
     found = operate(bench, given.rounds, _tell) if not given.only or _OPERATING in given.only else {}
     operating = {name: spread(values) for name, values in found.items()}
@@ -81,7 +83,8 @@ def _run(bench: Bench, given: argparse.Namespace) -> Result:
         "seconds": given.seconds, "cycles": given.rounds, "connections": CONNECTIONS, "users": USERS,
         "events": "kafka" if given.kafka else "file", "store": "one Redis, append-only file synced every second",
     }  # fmt: skip
-    return Result(at, facts, settings, rounds, samples, operating, shares, targets(shares, rounds, samples, operating))
+    marks = targets(shares, rounds, samples, operating, limiter)
+    return Result(at, facts, settings, rounds, samples, operating, shares, marks, limiter)
 
 
 def _redis_version(folder: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from bench.limiter import LimiterCost
 from bench.long import Sample
 from bench.operating import AUDITED, READY
 from bench.rounds import Measured
@@ -55,6 +56,7 @@ class Result(msgspec.Struct, frozen=True):
     operating: dict[str, Range]
     ratios: dict[str, Range]
     targets: list[Target]
+    limiter: LimiterCost
 
 
 def machine(redis_version: str) -> dict[str, str]:
@@ -103,6 +105,7 @@ def targets(
     rounds: Sequence[Measured],
     long_run: Sequence[Sample],
     operating: Mapping[str, Range],
+    limiter: LimiterCost,
 ) -> list[Target]:
     """The numbers to reach, and whether they are."""
     full = by_case(rounds).get("full", [])
@@ -131,6 +134,8 @@ def targets(
         _at_most("Redis bytes a settled payment", end.redis_bytes if end else short_bytes, 2048),
         _at_most("RSS MiB at the end of the long run", end.rss_mib if end else None, 120),
         _at_most("RSS MiB gained in its second half", end.rss_mib - halfway.rss_mib if end and halfway else None, 5),
+        _at_most("rate limit, CPU us a request, alone", limiter.alone_us, 120),
+        _at_most("rate limit, CPU us a request, of 32", limiter.together_us, 120),
     ]
 
 

@@ -91,13 +91,17 @@ class Docs:
         return [
             Route(
                 "GET", "/openapi.json", self.openapi, "The OpenAPI document",
-                {200: None}, auth=False, tag="documentation",
+                {200: None}, auth=False, tag="documentation", counted=False,
             ),
             Route(
                 "GET", "/docs", self.page, "The documentation as a page",
-                {200: None}, auth=False, tag="documentation", media_type="text/html",
+                {200: None}, auth=False, tag="documentation", counted=False, media_type="text/html",
             ),
         ]  # fmt: skip
+
+    def files(self) -> list[str]:
+        """The paths that the page loads."""
+        return ["/docs/", *([] if self._folder is None else ["/docs/init.js", *map("/docs/{}".format, _FILES)])]
 
     def mount_files(self, application: web.Application) -> None:
         """Add what the page loads. Each file has a path of its own: there is no folder to climb out of."""
@@ -118,7 +122,6 @@ class Docs:
         page = _PAGE_WITHOUT_FILES if self._folder is None else _PAGE
         response = _fresh(page.encode(), "text/html; charset=utf-8")
         response.headers["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     async def init(self, request: web.Request) -> web.Response:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
 from aiohttp import web
+from multidict import CIMultiDict
 from prometheus_client import Counter, Histogram
 
 from engine import context
@@ -18,9 +19,13 @@ from engine.errors import EngineError, Retry, TryLater
 from engine.idempotency import is_key
 from handlers.envelopes import NESTED, Envelope, ErrorInfo
 from handlers.routes import ErrorTable, Handler
+from handlers.security import security_headers
 from metrics.instruments import Instruments
 
 T = TypeVar("T")
+
+Dresser = Callable[[web.Request, web.StreamResponse], None]
+"""Adds headers to an answer."""
 
 BODY_BYTES_MAX: Final = 64 * 1024
 _BODY_TIMEOUT_S: Final = 10.0
@@ -123,7 +128,15 @@ class Edge:
         instruments: Instruments,
         envelope: Envelope = NESTED,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        always: CIMultiDict[str] | None = None,
+        dressers: Sequence[Dresser] = (),
+        client_of: Callable[[web.Request], str] = lambda request: request.remote or "",
     ) -> None:
+        """`always` are headers of every answer that does not have them itself; `dressers` add what depends on both."""
+        self._always = security_headers() if always is None else always
+        self._dressers = tuple(dressers)
+        self._client_of = client_of
         self._surface = surface
         self._errors = errors
         self._instruments = instruments
@@ -145,10 +158,10 @@ class Edge:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                response = self._failed(error, ids.request_id)
-            response.headers["X-Request-Id"] = ids.request_id
-            response.headers["traceparent"] = ids.traceparent
-            response.headers["X-Content-Type-Options"] = "nosniff"
+                response = self._failed(error, ids.request_id, request)
+            self._dress(response, ids)
+            for dress in self._dressers:
+                dress(request, response)
             self._count(request, response.status, self._clock() - started)
             return response
 
@@ -157,18 +170,31 @@ class Edge:
     def refuse_unparsed(self, status: int) -> web.Response:
         """The answer to bytes that are no request."""
         broken = HttpRefused(status, "INTERNAL" if status >= 500 else "BAD_REQUEST", "this is not an HTTP request")
-        return self._failed(broken, context.accept(None, None).request_id)
+        return self._refused_early(broken)
 
     async def expectation(self, request: web.Request) -> web.Response | None:
         """Answer an `Expect` header: go on with `100-continue`, refuse anything else."""
         if request.headers.get("Expect", "").lower() != "100-continue":
             refused = HttpRefused(417, "EXPECTATION_FAILED", "only 100-continue can be expected")
-            return self._failed(refused, context.accept(None, None).request_id)
+            return self._refused_early(refused)
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun
         return None
 
-    def _failed(self, error: Exception, request_id: str) -> web.Response:
+    def _refused_early(self, refused: HttpRefused) -> web.Response:
+        """The answer to what does not get as far as the middleware."""
+        ids = context.accept(None, None)
+        response = self._failed(refused, ids.request_id, None)
+        self._dress(response, ids)
+        return response
+
+    def _dress(self, response: web.StreamResponse, ids: context.RequestContext) -> None:
+        headers = response.headers
+        headers["X-Request-Id"] = ids.request_id
+        headers["traceparent"] = ids.traceparent
+        headers.merge(self._always)
+
+    def _failed(self, error: Exception, request_id: str, request: web.Request | None) -> web.Response:
         match error:
             case EngineError():
                 refused = self._refused(error)
@@ -181,11 +207,14 @@ class Edge:
                 refused = HttpRefused(500, "INTERNAL", "something broke here; it is logged", retry="same_key")
         if refused.status >= 500:
             structlog.get_logger().warning(
-                "request refused", request_id=request_id, status=refused.status, code=refused.code
+                "request refused",
+                request_id=request_id,
+                status=refused.status,
+                code=refused.code,
+                client=self._client_of(request) if request is not None else "",
             )
         info = ErrorInfo(refused.code, str(refused), request_id, refused.retry, dict(refused.details))
-        headers = {"Cache-Control": "no-store", **refused.headers}
-        return reply(refused.status, self._envelope.dress(info), headers)
+        return reply(refused.status, self._envelope.dress(info), refused.headers)
 
     def _refused(self, error: EngineError) -> HttpRefused:
         headers = {}

@@ -15,6 +15,7 @@ from engine.errors import EngineError, Retry, SigningKeysUnavailable, TryLater
 from handlers.envelopes import Envelope, ErrorInfo
 from handlers.http import BODY_BYTES_MAX
 from handlers.routes import ErrorTable, Param, Route, Surface
+from resilience.limit_settings import Rule
 
 _JSON: Final = "application/json"
 _PATH_NAME: Final = re.compile(r"\{(\w+)\}")
@@ -51,6 +52,8 @@ _INVALID_KEY: Final = _Refusal(
     400, "INVALID_IDEMPOTENCY_KEY", "Idempotency-Key must be 1 to 255 printable ASCII characters, once."
 )
 _INTERNAL: Final = _Refusal(500, "INTERNAL", "Something broke here; it is logged.", "same_key")
+_RATE_LIMITED: Final = _Refusal(429, "RATE_LIMITED", "Too many requests in a time.", "after", later=True)
+_CANNOT_COUNT: Final = _Refusal(503, "RATE_LIMITER_UNAVAILABLE", "Requests cannot be counted now.", "after", later=True)
 _OF_BODIES: Final = (
     _Refusal(400, "INVALID_JSON", "The body is not JSON."),
     _Refusal(408, "REQUEST_TIMEOUT", "The body did not arrive in time.", "same_key"),
@@ -58,6 +61,11 @@ _OF_BODIES: Final = (
     _Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The body is not sent as application/json, or is encoded."),
 )
 
+_LIMIT_HEADERS: Final = {
+    "RateLimit-Limit": "How many requests are taken in the window of the rule that is nearest to its end.",
+    "RateLimit-Remaining": "How many of them are left.",
+    "RateLimit-Reset": "Seconds until one more is.",
+}
 _HEADERS: Final[dict[str, Any]] = {
     "X-Request-Id": {
         "description": "The request's id: the one sent, or a new one.",
@@ -78,6 +86,10 @@ _HEADERS: Final[dict[str, Any]] = {
         "description": "Seconds to wait before trying again.",
         "schema": {"type": "integer", "minimum": 1},
     },
+    **{
+        name: {"description": text, "schema": {"type": "integer", "minimum": 0}}
+        for name, text in _LIMIT_HEADERS.items()
+    },
     "Location": {
         "description": "The path of what was made.",
         "required": True,
@@ -94,12 +106,17 @@ _HEADERS: Final[dict[str, Any]] = {
 }
 
 
-def openapi_document(surface: Surface, routes: Sequence[Route], *, version: str = "0.1.0") -> bytes:
-    """The document as JSON. Raises `KeyError` for a route's refusal that has no status on the surface."""
+def openapi_document(
+    surface: Surface, routes: Sequence[Route], *, version: str = "0.1.0", rule: Rule | None = None
+) -> bytes:
+    """The document as JSON; `rule` is the surface's rate limit.
+
+    Raises `KeyError` for a route's refusal that has no status on the surface.
+    """
     schemas = _Schemas(routes, surface.envelope)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, surface.errors, schemas)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, surface.errors, schemas, rule)
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -172,7 +189,7 @@ class _Schemas:
                 return UNSET
 
 
-def _operation(route: Route, table: ErrorTable, schemas: _Schemas) -> dict[str, Any]:
+def _operation(route: Route, table: ErrorTable, schemas: _Schemas, rule: Rule | None) -> dict[str, Any]:
     operation: dict[str, Any] = {
         # A handler is a bound method or a function: both have a name.
         "operationId": getattr(route.handler, "__name__"),  # noqa: B009
@@ -183,7 +200,7 @@ def _operation(route: Route, table: ErrorTable, schemas: _Schemas) -> dict[str, 
     }
     if route.body is not None:
         operation["requestBody"] = {"required": route.body_required, "content": {_JSON: schemas.content(route.body)}}
-    operation["responses"] = _responses(route, table, schemas)
+    operation["responses"] = _responses(route, table, schemas, rule)
     return operation
 
 
@@ -195,8 +212,8 @@ def _parameter(param: Param) -> dict[str, Any]:
     return {"name": param.name, "in": param.place, "schema": param.schema, "description": param.description}
 
 
-def _responses(route: Route, table: ErrorTable, schemas: _Schemas) -> dict[str, Any]:
-    refusals = _refusals(route, table)
+def _responses(route: Route, table: ErrorTable, schemas: _Schemas, rule: Rule | None) -> dict[str, Any]:
+    refusals = [*_refusals(route, table), *_of_limits(route, rule)]
     responses = {}
     for status in sorted({*route.answers, *(refusal.status for refusal in refusals)}):
         of_status = [refusal for refusal in refusals if refusal.status == status]
@@ -210,7 +227,8 @@ def _responses(route: Route, table: ErrorTable, schemas: _Schemas) -> dict[str, 
             # An answer and a refusal of one status, both in JSON, could not be told apart by the media type.
             assert status not in route.answers or route.media_type != _JSON, f"{route.path} answers {status} twice"
             content[_JSON] = schemas.errors(of_status)
-        headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _header_names(route, status, of_status)}
+        names = _header_names(route, status, of_status, limited=_RATE_LIMITED in refusals)
+        headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
         responses[str(status)] = {"description": "\n".join(texts), "headers": headers, "content": content}
     return responses
 
@@ -232,17 +250,26 @@ def _refusals(route: Route, table: ErrorTable) -> list[_Refusal]:
     return list({(refusal.status, refusal.code): refusal for refusal in found}.values())
 
 
+def _of_limits(route: Route, rule: Rule | None) -> list[_Refusal]:
+    """What a route can say that is counted. Which of its own rules fail closed is a matter of configuration."""
+    counted = rule is not None and route.counted
+    closed = bool(route.limits) or (counted and rule is not None and rule.on_failure == "closed")
+    return [*([_RATE_LIMITED] if counted or route.limits else []), *([_CANNOT_COUNT] if closed else [])]
+
+
 def _of_engine(error: type[EngineError], status: int) -> _Refusal:
     text = inspect.cleandoc(error.__doc__ or "").partition("\n")[0]
     return _Refusal(status, error.code, text, error.retry, issubclass(error, TryLater))
 
 
-def _header_names(route: Route, status: int, refusals: Sequence[_Refusal]) -> list[str]:
+def _header_names(route: Route, status: int, refusals: Sequence[_Refusal], *, limited: bool) -> list[str]:
     names = ["X-Request-Id", "traceparent"]
     if _UNAUTHORIZED in refusals:
         names.append("WWW-Authenticate")
     if any(refusal.later for refusal in refusals):
         names.append("Retry-After")
+    if limited:
+        names += _LIMIT_HEADERS
     if status == 201:
         names.append("Location")
     if status in route.answers and _reads_header(route, "Idempotency-Key"):

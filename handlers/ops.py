@@ -48,15 +48,15 @@ class Ops:
         return [
             Route(
                 "GET", "/health", self.health, "The process lives",
-                {200: dict[str, str]}, auth=False, tag="operations",
+                {200: dict[str, str]}, auth=False, tag="operations", counted=False,
             ),
             Route(
                 "GET", "/ready", self.ready, "Whether requests should come here",
-                {200: ReadyView, 503: ReadyView}, auth=False, tag="operations",
+                {200: ReadyView, 503: ReadyView}, auth=False, tag="operations", counted=False,
             ),
             Route(
                 "GET", "/metrics", self.metrics, "Prometheus metrics",
-                {200: None}, auth=False, tag="operations", media_type="text/plain",
+                {200: None}, auth=False, tag="operations", counted=False, media_type="text/plain",
             ),
         ]  # fmt: skip
 

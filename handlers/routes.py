@@ -38,7 +38,8 @@ class Route(msgspec.Struct, frozen=True):
     """One operation.
 
     `answers` maps a status to the type of its JSON body (None: not JSON, or of free form). `errors` are the
-    refusals beyond those that every operation can give. `auth` says whether a bearer token is asked for.
+    refusals beyond those that every operation can give. `auth` says whether a bearer token is asked for, `counted`
+    whether the surface's rate limit applies; `limits` names the rules that the handler itself checks.
     """
 
     method: str
@@ -53,6 +54,8 @@ class Route(msgspec.Struct, frozen=True):
     auth: bool = True
     tag: str = "payments"
     media_type: str = "application/json"
+    counted: bool = True
+    limits: tuple[str, ...] = ()
 
 
 ErrorTable = Mapping[type[EngineError], int]

@@ -30,6 +30,18 @@ class Instruments:
             buckets=_HTTP_SECONDS,
             registry=registry,
         )
+        self.rate_limited = Counter(
+            "rate_limited_total",
+            "Requests refused because a caller had sent too many.",
+            ["surface", "rule"],
+            registry=registry,
+        )
+        self.limiter_failures = Counter(
+            "rate_limiter_failures_total",
+            "Requests that could not be counted, by what became of them: open (taken) or closed (refused).",
+            ["policy"],
+            registry=registry,
+        )
         self.events_published = Counter(
             "events_published_total",
             "Events acknowledged by the broker (or the event file).",

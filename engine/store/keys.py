@@ -16,6 +16,9 @@ FENCE = "payments:fence"
 REVOKED = "payments:revoked:"
 """With a token's digest, string with a time to live: it was logged out."""
 
+LIMITS = "payments:limits:"
+"""With a digest of rule and caller, list with a time to live: when the requests in its window came."""
+
 JOBS_GROUP = "workers"
 
 
