@@ -32,7 +32,7 @@ SHOWN = {
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def fresh() -> AsyncIterator[OrdersWorld]:
     """An engine on an empty Redis, with the users and the orders of `make run`."""
-    async with orders_world(orders_max=1000) as running:
+    async with orders_world(1000) as running:
         yield running
 
 

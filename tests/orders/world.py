@@ -120,7 +120,7 @@ class OrdersWorld(World):
 
 
 @contextlib.asynccontextmanager
-async def orders_world(*, orders_max: int = _DATASET_ORDERS, **settings: str) -> AsyncIterator[OrdersWorld]:
+async def orders_world(orders_max: int = _DATASET_ORDERS, /, **settings: str) -> AsyncIterator[OrdersWorld]:
     """Start everything; `settings` are environment variables of the engine."""
     gateway = Stoppable(InternalGatewaySim(None, orders_max=orders_max))
     async with simulators() as sims, contextlib.AsyncExitStack() as stack:
