@@ -63,7 +63,7 @@ class Numbers(Protocol):
     """The whole numbers that users know payments by."""
 
     async def take(self) -> int:
-        """The next number, for nobody else."""
+        """The next number. Only its claim makes sure that it is nobody else's."""
         ...
 
     async def claim(self, number: int, payment_id: PaymentId) -> bool:

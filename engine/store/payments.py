@@ -48,7 +48,7 @@ class RedisPayments:
         self._cvv_ttl_ms = cvv_ttl_s * 1000
         repeating = Repeating(batcher, sleep)
         self._run = repeating.step
-        self._read = repeating.read
+        self._read = repeating.command
 
     def shard_of(self, name: str) -> int:
         """The shard of an order, by its qualified name, which is the shard of its payments."""

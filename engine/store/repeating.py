@@ -1,4 +1,4 @@
-"""Asking Redis again when it did not answer, for steps and reads that may run twice."""
+"""Asking Redis again when it did not answer, for what may run twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PAUSE_S: Final = 0.05
 
 
 class Repeating:
-    """Sends a step up to three times and a read twice. Then: `StoreUnavailable`; the step may have run."""
+    """Sends a step up to three times and a command twice. Then: `StoreUnavailable`; the step may have run."""
 
     def __init__(self, batcher: Batcher, sleep: Callable[[float], Any]) -> None:
         self._batcher = batcher
@@ -32,8 +32,8 @@ class Repeating:
                 tries += 1
                 await self._sleep(_PAUSE_S * tries)
 
-    async def read(self, *command: str | int) -> Any:
-        """Run a command that changes nothing."""
+    async def command(self, *command: str | int) -> Any:
+        """Run one command that may run twice."""
         try:
             return await self._batcher.command(*command)
         except StoreUnavailable:
