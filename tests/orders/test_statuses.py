@@ -136,6 +136,13 @@ async def test_a_full_outbox_refuses_a_move_and_writes_nothing() -> None:
         answer = await world.put_status(payment["paymentId"], "cancelled")
         world.refused(answer, 503, "OVERLOADED")
         assert (await world.read(payment["paymentId"])).json["payment"] == payment
+        for _ in range(17):
+            answer = await world.create({"userId": 1, "orderId": world.new_order(), "amount": 1})
+            if answer.status != 201:
+                break
+        refused = world.refused(answer, 503, "OVERLOADED")
+        assert refused["details"] == {"bound": "outbox"}
+        assert world.audit()["findings"] == []
 
 
 async def test_afterwards_the_audit_finds_nothing(world: OrdersWorld) -> None:
