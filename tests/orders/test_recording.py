@@ -16,7 +16,7 @@ from engine.ids import PaymentIds, now_ms
 from engine.money import Money
 from engine.payment import Payment
 from engine.recorded import Recorded
-from engine.recording import RecordedPayments, RecordPayment
+from engine.recording import Check, RecordedPayments, RecordPayment
 from engine.store.audit import Audit
 from engine.store.keys import NUMBERS
 from engine.store.numbers import RedisNumbers
@@ -81,16 +81,16 @@ async def store(redis_server: RedisServer) -> AsyncIterator[Dataset]:
         yield dataset
 
 
-def process(store: Dataset, deaths: Deaths | None = None) -> RecordedPayments:
+async def everything_exists(_: RecordPayment) -> None:
+    """The gateway knows everybody."""
+
+
+def process(store: Dataset, deaths: Deaths | None = None, check: Check = everything_exists) -> RecordedPayments:
     """One process on the dataset."""
     deaths = deaths or Deaths(0, after=False)
-
-    async def everything_exists(_: RecordPayment) -> None:
-        return None
-
     numbers = RedisNumbers(store.batcher, store.keys, surface="orders", cache_max=10)
     return RecordedPayments(
-        everything_exists, Mortal(store.payments(), deaths), Mortal(numbers, deaths), Fingerprints(b"k" * 32),
+        check, Mortal(store.payments(), deaths), Mortal(numbers, deaths), Fingerprints(b"k" * 32),
         PaymentIds(), Silent(), now_ms, lambda: None, begins=Recorded.SUCCESS,
     )  # fmt: skip
 
@@ -122,6 +122,17 @@ async def test_the_steps_that_are_cut_off_are_all_that_there_are(store: Dataset)
     await process(store, Deaths(7, after=False)).record(WANTED, CALLER, "key")
     with pytest.raises(Crash):
         await process(store, Deaths(6, after=False)).record(WANTED._replace(order_id=2), CALLER, "another")
+
+
+async def test_a_request_that_its_own_repetition_has_overtaken_is_answered_with_that_payment(store: Dataset) -> None:
+    """The order is taken then, but by this very request: that is no duplicate."""
+
+    async def slowly(_: RecordPayment) -> None:
+        await process(store).record(WANTED, CALLER, "key")
+
+    overtaken = await process(store, check=slowly).record(WANTED, CALLER, "key")
+    assert overtaken.replayed
+    assert await process(store).of_user(1, CALLER) == [overtaken.payment]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
