@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from app.offline import Dataset, dataset, print_line
-from app.settings import ConfigError, Settings
+from app.settings import ConfigError, Settings, topics
 from clients.event_file import EventFile
 from clients.kafka import KafkaPublisher
 from engine.events import OutgoingEvent, Refused, history, outgoing
@@ -84,7 +84,7 @@ async def replay(settings: Settings, given: argparse.Namespace) -> int:
             async for payment in _chosen(data, given.payment):
                 for event in history(payment, await data.scan.events_of(payment.id)):
                     if first <= event.time_ms <= last:
-                        topic = settings.events.topic
+                        topic = topics(settings)[payment.surface]
                         batch.append(outgoing(event, topic=topic, surface=payment.surface, payment_id=payment.id))
                 if len(batch) >= _REPLAY_BATCH:
                     told += await _publish(publisher, batch)

@@ -111,6 +111,7 @@ class Parts:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.readiness = ReadinessBoard(("store", "process"))
         self.success_rate = SuccessRate()
+        self.observer = PaymentObserver(self.instruments, self.success_rate)
         self.guards = Guards(self.instruments)
         self.limiting = Limiting(settings, client, self.instruments)
         redis = settings.redis
@@ -195,7 +196,7 @@ class Parts:
             self.payments,
             self._acquirers(),
             self.sealer,
-            PaymentObserver(self.instruments, self.success_rate),
+            self.observer,
             now_ms,
             lease_s=worker.lease_s,
             recheck_after_s=worker.recheck_after_s,

@@ -13,6 +13,7 @@ CONNECTIONS: Final = 32
 USERS: Final = 1000
 _SCRIPT: Final = Path(__file__).with_name("load.lua")
 _REFUND_SCRIPT: Final = Path(__file__).with_name("refund.lua")
+_ORDERS_SCRIPT: Final = _SCRIPT.with_name("orders.lua")
 _MARK: Final = "RESULT "
 
 
@@ -54,6 +55,11 @@ class Loader:
     def refund(self, base: str, payments: Path, *, seconds: int) -> Load:
         """Refunds of the payments whose ids stand in the file, a line each, for some seconds. Raises `Wrong`."""
         return self._run(base, _REFUND_SCRIPT, seconds, str(payments), self._token)
+
+    def run_orders(self, base: str, *, seconds: int, read: int) -> Load:
+        """Load the orders surface: record payments or, of the first `read`, read one after the other."""
+        what = ("read", str(read)) if read else ("create", "1")
+        return self._run(base, _ORDERS_SCRIPT, seconds, str(next(self._runs)), self._token, str(USERS), *what)
 
     def _run(self, base: str, script: Path, seconds: int, *arguments: str) -> Load:
         command = [

@@ -24,10 +24,13 @@ _DRAIN_S = 120.0
 
 
 class Case(NamedTuple):
-    """One thing to measure. `floor`: bare aiohttp; `accept`: the engine takes payments; `full`: it charges them too."""
+    """One thing to measure. `floor`: bare aiohttp; `accept`: the engine takes payments; `full`: it charges them too.
+
+    Of the orders surface: `record`, `recorded` with the events told as well, and `read`.
+    """
 
     name: str
-    path: Literal["floor", "accept", "full"]
+    path: Literal["floor", "accept", "full", "record", "recorded", "read"]
     keyed: bool = False
     processes: int = 1
 

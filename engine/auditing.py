@@ -14,6 +14,7 @@ from engine.facts import AttemptState, Kind, RefundState, Status
 from engine.ids import shard_of_payment
 from engine.ledger import Transaction
 from engine.payment import Payment
+from engine.recorded import contradictions
 
 RULES: Final[Mapping[int, str]] = {
     1: "lifecycle", 2: "late", 3: "ledger", 4: "events", 5: "amounts", 6: "order", 7: "unknown", 11: "card",
@@ -65,6 +66,7 @@ class _Told(msgspec.Struct):
 
 _decode_payment = msgspec.json.Decoder(Payment).decode
 _decode_transaction = msgspec.json.Decoder(Transaction).decode
+_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_event = msgspec.json.Decoder(_Told).decode
 
 
@@ -154,6 +156,9 @@ def _events(payment: Payment, events: Sequence[_Told], bodies: Sequence[bytes]) 
         yield 4, f"has {len(events)} events, its sequence says {payment.sequence}"
     if bodies and event_hash(bodies[-1]) != payment.last_event_hash:
         yield 4, "its last event is not the one that its hash names"
+    if payment.rail:
+        yield from ((4, problem) for problem in contradictions(payment, [_decode_any(body) for body in bodies]))
+        return
     types = [event.event_type for event in events]
     if sorted(types) != _owed(payment):
         yield 4, f"is {payment.status.value}, but told {types}"

@@ -34,6 +34,8 @@ class Change(NamedTuple):
     release_order: bool = False
     items: tuple[Item, ...] = ()
     """Items that are opened with it, or closed."""
+    needs_room: bool = False
+    """Whether it may be refused while too many events wait: somebody asks for it. What has happened is always kept."""
 
 
 class Conflict(NamedTuple):

@@ -88,5 +88,5 @@ def reversal_of(payment: Payment, attempt: Attempt, *, at_ms: int) -> Transactio
 
 
 def acquirer_account(payment: Payment) -> str:
-    """The account of the acquirer that made the latest attempt."""
-    return f"acquirer:{payment.attempts[-1].acquirer}"
+    """The account of the acquirer that made the latest attempt, or of the rail that settles the payment outside."""
+    return f"acquirer:{payment.rail or payment.attempts[-1].acquirer}"

@@ -129,7 +129,11 @@ class Audit:
                 self._told(seen.payment, snapshot.events)
             for transaction in seen.transactions:
                 self._replay(transaction)
-            problems = [*seen.problems, *await self._without_items(seen.payment, shard)]
+            problems = [
+                *seen.problems,
+                *await self._without_items(seen.payment, shard),
+                *await self._number(seen.payment),
+            ]
             found += [Finding(invariant, name, problem) for invariant, problem in problems]
         return found
 
@@ -141,6 +145,14 @@ class Audit:
             if not await self._batcher.command("EXISTS", shard.item(item.id)):
                 found.append((2, f"attempt {late.number} took money too late, and {item.id} does not exist"))
         return found
+
+    async def _number(self, payment: Payment) -> list[tuple[int, str]]:
+        if not payment.public_number:
+            return []
+        holder = await self._batcher.command("GET", self._keys.number(payment.surface, payment.public_number))
+        if holder is not None and holder.decode() == payment.id:
+            return []
+        return [(1, f"its number {payment.public_number} leads to {holder.decode() if holder else 'nothing'}")]
 
     async def _check_items(self, shard: ShardKeys, ids: Sequence[str]) -> list[Finding]:
         return [finding for item_id in ids for finding in await self._check_item(shard, item_id)]
