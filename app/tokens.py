@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
-import jwt
-
 from handlers.auth import AuthSettings
+from handlers.tokens import TokenSigner
 
 
 def make_token(settings: AuthSettings, *, subject: str, role: str | None, hours: float) -> str:
     """A signed token that the surfaces accept. Raises `ValueError` when no secret is configured."""
-    if not settings.secret:
-        raise ValueError("auth.secret (JWT_SEC) is not set")
-    now = int(time.time())
-    claims: dict[str, object] = {"sub": subject, "iat": now, "exp": now + int(hours * 3600)}
-    if role:
-        claims["role"] = role
-    if settings.issuer:
-        claims["iss"] = settings.issuer
-    if settings.audience:
-        claims["aud"] = settings.audience
-    return jwt.encode(claims, settings.secret, algorithm=settings.algorithms[0])
+    return TokenSigner(settings).sign(subject=subject, role=role, hours=hours).text
