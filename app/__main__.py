@@ -57,6 +57,7 @@ async def _demo_process(given: argparse.Namespace) -> int:
                 "PAYMENTS__ACQUIRER__URL": settings.acquirer.url,
                 "PAYMENTS__EVENTS__FILE": settings.events.file,
                 "PAYMENTS__AUTH__SECRET": settings.auth.secret,
+                "PAYMENTS__GATEWAY__ENABLED": str(settings.gateway.enabled),
             }
             await _create(settings)
             return await _supervised(settings, given, environment)

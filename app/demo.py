@@ -48,6 +48,8 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
         "auth": {"secret": kept["jwt"]},
         "cards": {"keys": f"demo:{kept['cards']}", "fingerprint_secret": kept["fingerprints"]},
         "events": {"file": str(folder / "events.jsonl")},
+        # Here every door is open.
+        "gateway": {"enabled": True},
     }
     configured = from_process(config, defaults)
     async with contextlib.AsyncExitStack() as stack:
@@ -87,8 +89,10 @@ def banner(settings: Settings, folder: Path) -> str:
     )
     where = f"Kafka at {settings.kafka.brokers}" if settings.kafka.brokers else settings.events.file
     kept = "NOTHING IS KEPT: there is no redis-server here" if settings.redis.url == FAKE_URL else f"kept in {folder}/"
+    gateway = f"http://127.0.0.1:{settings.gateway.port}"
+    doors = f"\nGateway          {gateway}   docs {gateway}/docs" if settings.gateway.enabled else ""
     return f"""
-Payment engine   {base}   docs {base}/docs   metrics {base}/metrics
+Payment engine   {base}   docs {base}/docs   metrics {base}/metrics{doors}
 Events           {where}
 Data             {kept}
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from app.surface_settings import CoreSettings, OpsSettings, within
+from app.surface_settings import CoreSettings, GatewaySettings, OpsSettings, within
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
@@ -121,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     server: ServerSettings = ServerSettings()
     core: CoreSettings = CoreSettings()
+    gateway: GatewaySettings = GatewaySettings()
     ops: OpsSettings = OpsSettings()
     auth: AuthSettings = AuthSettings()
     redis: RedisSettings = RedisSettings()
@@ -172,7 +173,7 @@ def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[st
 
 def topics(settings: Settings) -> dict[str, str]:
     """Where each surface's events go. An empty topic means that the event's type names it."""
-    return {"core": settings.events.topic}
+    return {"core": settings.events.topic, "gateway": settings.gateway.topic}
 
 
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
@@ -192,6 +193,8 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
         ]
         if settings.auth.mode == "jwt" and len(settings.auth.secret) < 32:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
+        elif settings.gateway.enabled and len(settings.auth.secret) < 32:
+            found.append("auth.secret (JWT_SEC) must have at least 32 characters: the gateway signs tokens with it")
     if "worker" in roles and not settings.acquirer.url:
         found.append("acquirer.url (PAYMENTS__ACQUIRER__URL) is not set")
     if "relay" in roles and not settings.kafka.brokers and not settings.events.file:

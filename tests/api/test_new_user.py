@@ -90,7 +90,7 @@ class Demo:
     @contextlib.contextmanager
     def running(self) -> Iterator[list[str]]:
         """Start it, wait until it is ready, and stop it with Ctrl-C; gives the banner's three lines to paste."""
-        environment = clean_environment(PAYMENTS__CORE__PORT=str(self.port))
+        environment = clean_environment(PAYMENTS__CORE__PORT=str(self.port), PAYMENTS__GATEWAY__PORT=str(free_port()))
         with (self.data.parent / "demo.log").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "app", "demo", "--data", str(self.data)],
