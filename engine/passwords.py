@@ -20,7 +20,7 @@ from metrics.instruments import Instruments
 
 T = TypeVar("T")
 
-_NICE: Final = 10
+_NICE: Final = 19
 _SALT_BYTES: Final = 16
 _HASH_BYTES: Final = 32
 
