@@ -33,6 +33,7 @@ CASES: Final = (
     Case("full, keys", "full", keyed=True),
     Case("accept, two", "accept", processes=2),
     Case("full, two", "full", processes=2),
+    Case("full, logins", "full", logins=5),
 )
 _RESULTS: Final = Path(__file__).parent / "results"
 _NEEDED: Final = {"wrk": "the load generator (Debian: apt-get install wrk)",

@@ -34,6 +34,8 @@ class Engine(NamedTuple):
     services: Server
     acquirer: Server
     events: Path | None
+    gateway: str
+    """Where people log in."""
 
     def counts(self) -> Counts:
         """What the engine, the store, the acquirer and the event file say by now."""
@@ -65,11 +67,13 @@ def engine(
     *, full: bool, processes_count: int, kafka: str,
 ) -> Iterator[Engine]:  # fmt: skip
     """Run the engine: all of it, or only its HTTP side, which then takes payments that nobody charges."""
-    port = processes.free_port()
+    port, gateway = processes.free_port(), processes.free_port()
     events = None if kafka else folder / f"events-{port}.jsonl"
     settings = {
         "JWT_SEC": _SECRET,
         "PAYMENTS__CORE__PORT": str(port),
+        "PAYMENTS__GATEWAY__ENABLED": "true",
+        "PAYMENTS__GATEWAY__PORT": str(gateway),
         "PAYMENTS__REDIS__URL": processes.redis_url(store),
         "PAYMENTS__CARDS__KEYS": f"bench:{_KEY}",
         "PAYMENTS__CARDS__FINGERPRINT_SECRET": _KEY,
@@ -84,7 +88,7 @@ def engine(
     many = ("--processes", str(processes_count)) if processes_count > 1 else ()
     with processes.engine(folder, port, (*arguments, *many), settings) as server:
         server.wait_for_all(processes_count)
-        yield Engine(server, store, services, acquirer, events)
+        yield Engine(server, store, services, acquirer, events, f"http://127.0.0.1:{gateway}")
 
 
 def _events_in(path: Path) -> tuple[int, int]:
