@@ -189,7 +189,8 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
         found += [
             f"{name}.url (PAYMENTS__{name.upper()}__URL) is not set: a template with {{id}}"
             for name in ("users", "orders")
-            if "{id}" not in getattr(settings, name).url
+            # Only the core surface asks them.
+            if settings.core.enabled and "{id}" not in getattr(settings, name).url
         ]
         if settings.auth.mode == "jwt" and len(settings.auth.secret) < 32:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
