@@ -166,7 +166,7 @@ async def test_an_engine_that_is_killed_among_registrations_leaves_no_half_of_on
         assert sum(":account:" in name for name in gateway.world.written()) == len(emails)
 
 
-async def test_an_engine_that_is_killed_while_it_charges_charges_once(gateway: Gateway) -> None:
+async def test_an_engine_that_is_killed_while_it_charges_charges_once() -> None:
     async with running_gateway(**QUICK) as other:
         ada = await other.person()
         payment = await ada.create()
