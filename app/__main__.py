@@ -61,6 +61,7 @@ async def _demo_process(given: argparse.Namespace) -> int:
                 "PAYMENTS__ORDERS_API__ENABLED": str(settings.orders_api.enabled),
                 "PAYMENTS__ORDERS_API__USERS_URL": settings.orders_api.users_url,
                 "PAYMENTS__ORDERS_API__ORDERS_URL": settings.orders_api.orders_url,
+                "PAYMENTS__GATEWAY__ENABLED": str(settings.gateway.enabled),
             }
             await _create(settings)
             return await _supervised(settings, given, environment)

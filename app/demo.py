@@ -51,7 +51,9 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
         "auth": {"secret": kept["jwt"]},
         "cards": {"keys": f"demo:{kept['cards']}", "fingerprint_secret": kept["fingerprints"]},
         "events": {"file": str(folder / "events.jsonl")},
+        # Here every door is open.
         "orders_api": {"enabled": True},
+        "gateway": {"enabled": True},
     }
     configured = from_process(config, defaults)
     async with contextlib.AsyncExitStack() as stack:
@@ -103,12 +105,14 @@ def banner(settings: Settings, folder: Path) -> str:
         f'{{"type":"credit_card","cardNumber":"4242424242424242","expiryMonth":"12","expiryYear":"2030","cvv":"123"}}}}\''
     )
     recorded = f"http://127.0.0.1:{settings.orders_api.port}"
-    orders_line = f"Orders surface   {recorded}   docs {recorded}/docs\n" if settings.orders_api.enabled else ""
     where = f"Kafka at {settings.kafka.brokers}" if settings.kafka.brokers else settings.events.file
     kept = "NOTHING IS KEPT: there is no redis-server here" if settings.redis.url == FAKE_URL else f"kept in {folder}/"
+    gateway = f"http://127.0.0.1:{settings.gateway.port}"
+    doors = f"\nOrders surface   {recorded}   docs {recorded}/docs" if settings.orders_api.enabled else ""
+    doors += f"\nGateway          {gateway}   docs {gateway}/docs" if settings.gateway.enabled else ""
     return f"""
-Payment engine   {base}   docs {base}/docs   metrics {base}/metrics
-{orders_line}Events           {where}
+Payment engine   {base}   docs {base}/docs   metrics {base}/metrics{doors}
+Events           {where}
 Data             {kept}
 
 Paste a token, an order, and a payment for it:

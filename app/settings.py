@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from app.surface_settings import CoreSettings, OpsSettings, OrdersApiSettings, check_networks, within
+from app.surface_settings import CoreSettings, GatewaySettings, OpsSettings, OrdersApiSettings, check_networks, within
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
@@ -149,6 +149,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerSettings = ServerSettings()
     core: CoreSettings = CoreSettings()
     orders_api: OrdersApiSettings = OrdersApiSettings()
+    gateway: GatewaySettings = GatewaySettings()
     ops: OpsSettings = OpsSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitsSettings = LimitsSettings()
@@ -207,7 +208,11 @@ def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[st
 
 def topics(settings: Settings) -> dict[str, str]:
     """Where each surface's events go. An empty topic means that the event's type names it."""
-    return {"core": settings.events.topic, "orders": settings.orders_api.topic}
+    return {
+        "core": settings.events.topic,
+        "orders": settings.orders_api.topic,
+        "gateway": settings.gateway.topic,
+    }
 
 
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
@@ -227,6 +232,8 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
         ]
         if settings.auth.mode == "jwt" and settings.auth.shares_secret and len(settings.auth.secret) < 32:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
+        elif settings.gateway.enabled and len(settings.auth.secret) < 32:
+            found.append("auth.secret (JWT_SEC) must have at least 32 characters: the gateway signs tokens with it")
     if "worker" in roles and not settings.acquirer.url:
         found.append("acquirer.url (PAYMENTS__ACQUIRER__URL) is not set")
     if "relay" in roles and not settings.kafka.brokers and not settings.events.file:

@@ -68,6 +68,36 @@ class OrdersApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
             raise ValueError("orders_api.currency must be an ISO 4217 code with two decimals")
 
 
+class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The gateway surface. What a password's hash costs are argon2's words (RFC 9106)."""
+
+    enabled: bool = False
+    port: int = 3000
+    topic: str = "payment-gateway-events"
+    token_hours: float = 1.0
+    hold_s: int = 86_400
+    """How long a payment waits to be processed; then it is cancelled and its card forgotten."""
+    process_wait_s: float = 10.0
+    waiters_max: int = 1000
+    logins_at_once: int = 2
+    logins_waiting_max: int = 32
+    argon2_passes: int = 3
+    argon2_memory_kib: int = 65_536
+    argon2_lanes: int = 4
+
+    def __post_init__(self) -> None:
+        within("gateway.port", self.port, 0, 65535)
+        within("gateway.token_hours", self.token_hours, 0.01, 24)
+        within("gateway.hold_s", self.hold_s, 1, 30 * 86_400)
+        within("gateway.process_wait_s", self.process_wait_s, 0, 300)
+        within("gateway.waiters_max", self.waiters_max, 0, 1_000_000)
+        within("gateway.logins_at_once", self.logins_at_once, 1, 64)
+        within("gateway.logins_waiting_max", self.logins_waiting_max, 0, 10_000)
+        within("gateway.argon2_passes", self.argon2_passes, 1, 100)
+        within("gateway.argon2_lanes", self.argon2_lanes, 1, 64)
+        within("gateway.argon2_memory_kib", self.argon2_memory_kib, 8 * self.argon2_lanes, 4_194_304)
+
+
 class OpsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A port of its own for `/health`, `/ready` and `/metrics`, for processes without a surface. 0: none."""
 

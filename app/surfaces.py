@@ -10,23 +10,29 @@ from clients.gateway import GatewayLookup
 from clients.jwks import JwksKeys
 from clients.orders import OrderService
 from clients.users import UserService
-from engine.accepting import Accepting
+from engine.accepting import Accepting, AcceptPayment
+from engine.accounts import Accounts
 from engine.changing import Changing
 from engine.checking import OrderChecks
 from engine.errors import OrderServiceUnavailable, UserServiceUnavailable
 from engine.existing import ExistenceChecks
 from engine.ids import now_ms
+from engine.passwords import Argon2Passwords
 from engine.recorded import Recorded
 from engine.recording import RecordedPayments
+from engine.store.accounts import RedisAccounts
 from engine.store.numbers import RedisNumbers
 from engine.store.revocations import RedisRevocations
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
 from handlers.core_changes import CoreChanges
 from handlers.core_waiting import OutcomeWaiting
+from handlers.gateway_accounts import GatewayAccounts
+from handlers.gateway_api import GatewayApi
 from handlers.limits import Identify
 from handlers.orders_api import OrdersApi
 from handlers.routes import Surface
+from handlers.tokens import TokenSigner
 from resilience.guard import GuardSettings
 
 
@@ -111,5 +117,57 @@ def _orders(parts: Parts, auth: Authenticator) -> OrdersApi:
     return OrdersApi(payments, auth, currency=settings.currency)
 
 
-_BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {"core": _core, "orders_api": _orders}
+def _gateway(parts: Parts, auth: Authenticator) -> GatewayApi:
+    settings = parts.settings.gateway
+    passwords = Argon2Passwords(
+        parts.instruments,
+        passes=settings.argon2_passes,
+        memory_kib=settings.argon2_memory_kib,
+        lanes=settings.argon2_lanes,
+        at_once=settings.logins_at_once,
+        waiting_max=settings.logins_waiting_max,
+    )
+    store = RedisAccounts(parts.batcher, parts.keys)
+    accounts = Accounts(store, passwords, parts.fingerprints, parts.ids.mint_account, now_ms, parts.admit)
+    accepting = Accepting(
+        _nothing_to_check,
+        parts.payments,
+        parts.sealer,
+        parts.fingerprints,
+        parts.ids,
+        now_ms,
+        parts.admit,
+        redrive_after_s=parts.settings.worker.redrive_after_s,
+        surface="gateway",
+    )
+    changing = Changing(
+        parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit, surface="gateway"
+    )
+    return GatewayApi(
+        GatewayAccounts(
+            accounts,
+            TokenSigner(parts.settings.auth),
+            auth,
+            parts.limiting.of(GatewayApi.name),
+            token_hours=settings.token_hours,
+        ),
+        accepting,
+        changing,
+        parts.payments,
+        auth,
+        OutcomeWaiting(accepting, wait_max_s=0, waiters_max=settings.waiters_max),
+        hold_s=settings.hold_s,
+        process_wait_s=settings.process_wait_s,
+    )
+
+
+async def _nothing_to_check(_: AcceptPayment) -> None:
+    """A payment of the gateway's is for no order, and its user is whoever asks."""
+
+
+_BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {
+    "core": _core,
+    "orders_api": _orders,
+    "gateway": _gateway,
+}
 """By the name of the section of settings, in the order of the documentation."""

@@ -40,6 +40,7 @@ CASES: Final = (
     Case("orders create", "record"),
     Case("orders told", "recorded"),
     Case("orders read", "read"),
+    Case("full, logins", "full", logins=5),
 )
 _OPERATING: Final = "operating"
 _ROUNDS: Final = {"floor": floor_round, "record": orders_round, "recorded": orders_round, "read": orders_round}

@@ -34,6 +34,8 @@ class Engine(NamedTuple):
     services: Server
     acquirer: Server
     events: Path | None
+    gateway: str
+    """Where people log in."""
 
     def counts(self) -> Counts:
         """What the engine, the store, the acquirer and the event file say by now."""
@@ -68,10 +70,16 @@ def engine(
 
     `more` are further settings.
     """
-    port = processes.free_port()
+    port, gateway = processes.free_port(), processes.free_port()
     events = None if kafka else folder / f"events-{port}.jsonl"
     settings = {
         **settings_for(port, store, services, acquirer, full=full),
+        "PAYMENTS__GATEWAY__ENABLED": "true",
+        "PAYMENTS__GATEWAY__PORT": str(gateway),
+        # What logging in costs is measured, not how often it is allowed.
+        "PAYMENTS__LIMITS__GATEWAY__REQUESTS": "0",
+        "PAYMENTS__LIMITS__LOGIN_BY_ACCOUNT__REQUESTS": "0",
+        "PAYMENTS__LIMITS__LOGIN_BY_ADDRESS__REQUESTS": "0",
         **({"KAFKA_BROKER": kafka} if kafka else {"PAYMENTS__EVENTS__FILE": str(events)}),
         **(more or {}),
     }
@@ -79,7 +87,7 @@ def engine(
     many = ("--processes", str(processes_count)) if processes_count > 1 else ()
     with processes.engine(folder, port, (*arguments, *many), settings) as server:
         server.wait_for_all(processes_count)
-        yield Engine(server, store, services, acquirer, events)
+        yield Engine(server, store, services, acquirer, events, f"http://127.0.0.1:{gateway}")
 
 
 def settings_for(port: int, store: redis.Redis, services: Server, acquirer: Server, *, full: bool) -> dict[str, str]:

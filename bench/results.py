@@ -29,6 +29,7 @@ _PAIRS: Final = {
     "accept, two processes / one": ("accept, two", "accept"),
     "full, two processes / one": ("full, two", "full"),
 }
+_LOGINS: Final = "full, p99 during 5 logins/s / without"
 
 
 class Range(NamedTuple):
@@ -100,6 +101,9 @@ def ratios(rounds: Sequence[Measured]) -> dict[str, Range]:
         if pairs and below == "floor":
             # What the rates would be if the engine never waited for a core: of use where the machine is not quiet.
             found[f"{name}, by CPU"] = spread([b.cpu_us / a.cpu_us for a, b in pairs])
+    calm = list(zip(cases.get("full, logins", []), cases.get("full", []), strict=False))
+    if calm:
+        found[_LOGINS] = spread([busy.p99_ms / idle.p99_ms for busy, idle in calm])
     return found
 
 
@@ -136,6 +140,7 @@ def targets(
         ),
         _at_most("audit, MiB more for five times as many", _gained(operating), 5),
         _at_most(READY, operating[READY].median if READY in operating else None, 5),
+        _at_most(_LOGINS, shares[_LOGINS].median if _LOGINS in shares else None, 2.0),
         _at_most("Redis bytes a settled payment", end.redis_bytes if end else short_bytes, 2048),
         _at_most("RSS MiB at the end of the long run", end.rss_mib if end else None, 120),
         _at_most("RSS MiB gained in its second half", end.rss_mib - halfway.rss_mib if end and halfway else None, 5),

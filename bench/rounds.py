@@ -15,6 +15,7 @@ from bench import processes
 from bench.checking import Counts, check
 from bench.engines import Engine, engine
 from bench.loading import Load, Loader, Wrong
+from bench.logins import logging_in
 from bench.measuring import Others, Used, used
 
 _WARM_UP_S = 1
@@ -33,6 +34,8 @@ class Case(NamedTuple):
     path: Literal["floor", "accept", "full", "record", "recorded", "read"]
     keyed: bool = False
     processes: int = 1
+    logins: int = 0
+    """People who log in meanwhile, a second."""
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -54,6 +57,8 @@ class Measured(msgspec.Struct, frozen=True):
     redis_bytes: float
     drain_s: float
     foreign: float
+    logins: int = 0
+    """People who were let in meanwhile."""
 
 
 class Bench(NamedTuple):
@@ -116,19 +121,21 @@ def load_and_measure(bench: Bench, case: Case, started: Engine, *, seconds: int)
     others = Others(started.server.pid, before.redis_pid, started.services.pid, started.acquirer.pid)
     began_at = time.monotonic()
     try:
-        load = bench.loader.run(started.server.base, seconds=seconds, keyed=case.keyed)
+        with logging_in(started.gateway, case.logins) as logins:
+            load = bench.loader.run(started.server.base, seconds=seconds, keyed=case.keyed)
+            loaded_at = time.monotonic()
+            drained_at = drained(started.store) if full else loaded_at
     except Wrong as wrong:
         raise Wrong(f"{wrong}; the engine's last words:\n{started.server.last_words()}") from None
-    loaded_at = time.monotonic()
-    drained_at = drained(started.store) if full else loaded_at
     foreign = others.share()
     if not full:
         time.sleep(_QUIET_S)  # wrk has hung up on requests that are still under way
     after = _snapshot(started)
     check(before.counts, after.counts, load, full=full)
-    return _measured(
+    measured = _measured(
         case, load, before, after, took_s=drained_at - began_at, drain_s=drained_at - loaded_at, foreign=foreign
     )
+    return msgspec.structs.replace(measured, logins=logins.done)
 
 
 def _measured(

@@ -147,6 +147,42 @@ class RefundNotFound(EngineError):
     code = "REFUND_NOT_FOUND"
 
 
+class EmailRefused(EngineError):
+    """This is no e-mail address."""
+
+    code = "INVALID_EMAIL"
+
+    def __init__(self) -> None:
+        super().__init__("email is not an e-mail address", field="email")
+
+
+class EmailTaken(EngineError):
+    """There is an account with this e-mail address, however it is spelt."""
+
+    code = "EMAIL_TAKEN"
+
+    def __init__(self) -> None:
+        super().__init__("there is an account with this e-mail address", field="email")
+
+
+class WrongCredentials(EngineError):
+    """The e-mail address is unknown, or the password is not its account's: nobody is told which."""
+
+    code = "INVALID_CREDENTIALS"
+
+    def __init__(self) -> None:
+        super().__init__("wrong e-mail address or password")
+
+
+class AccountNotFound(EngineError):
+    """The token's subject has no account here."""
+
+    code = "ACCOUNT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("the token's subject has no account here")
+
+
 class TryLater(EngineError):
     """Cannot be done now; the same request may succeed after `retry_after_s` seconds."""
 

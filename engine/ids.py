@@ -11,6 +11,7 @@ from typing import Final, NewType
 from zlib import crc32
 
 PaymentId = NewType("PaymentId", str)
+AccountId = NewType("AccountId", str)
 
 Clock = Callable[[], int]
 """Milliseconds since 1970, UTC."""
@@ -19,6 +20,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _PAYMENT_ID: Final = re.compile(rf"pay-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
+_ACCOUNT_ID: Final = re.compile(rf"acc-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
 
 
 def now_ms() -> int:
@@ -49,6 +51,10 @@ class PaymentIds:
         """A new id for a refund: `ref-` and a ULID. It lives with its payment."""
         return f"ref-{self._ulid()}"
 
+    def mint_account(self, shard: int) -> AccountId:
+        """A new id for an account that lives in `shard`."""
+        return AccountId(f"acc-{self._ulid()}{shard:02x}")
+
     def _ulid(self) -> str:
         return _base32((self._clock() << 80) | int.from_bytes(self._random_bytes(10), "big"), 13)
 
@@ -64,6 +70,11 @@ def qualified(surface: str, name: str) -> str:
 def is_payment_id(text: str) -> bool:
     """Whether `text` has the form of a payment id."""
     return _PAYMENT_ID.match(text) is not None
+
+
+def is_account_id(text: str) -> bool:
+    """Whether `text` has the form of an account id."""
+    return _ACCOUNT_ID.match(text) is not None
 
 
 def shard_of_payment(payment_id: PaymentId) -> int:

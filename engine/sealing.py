@@ -21,7 +21,8 @@ class CardsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The secrets for cards. They come from the environment, never from a file in a repository.
 
     `keys`: `id:base64 of 32 bytes`, several divided by commas, each id once; the first seals, all open.
-    `fingerprint_secret`: base64 of at least 32 bytes; it must stay the same as long as idempotency keys live.
+    `fingerprint_secret`: base64 of at least 32 bytes; it must stay the same as long as idempotency keys and accounts
+    live, which are found by it.
     """
 
     keys: str = ""

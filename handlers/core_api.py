@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -13,7 +12,7 @@ from aiohttp import web
 from engine import context, errors
 from engine.accepting import Accepting
 from engine.errors import PaymentNotFound
-from engine.ids import PaymentId, is_payment_id
+from engine.ids import PaymentId
 from engine.payment import Payment
 from handlers.auth import Authenticator
 from handlers.core_changes import CoreChanges
@@ -23,11 +22,9 @@ from handlers.core_waiting import OutcomeWaiting
 from handlers.envelopes import NESTED
 from handlers.http import HttpRefused, decode, idempotency_key, read_body, reply
 from handlers.ops import HEALTH
-from handlers.routes import KEY, PREFER, ErrorTable, Param, Route
+from handlers.paging import CURSOR, LIMIT, page_of
+from handlers.routes import KEY, PREFER, ErrorTable, Route
 from resilience.status import BreakerStatus
-
-_PAGE_DEFAULT: Final = 10
-_PAGE_MAX: Final = 100
 
 ERRORS: Final[ErrorTable] = {
     errors.AmountRefused: 422,
@@ -127,7 +124,7 @@ class CoreApi:
             ),
             Route(
                 "GET", "/api/payments/user/{user_id}", self.of_user, "A user's payments, newest first",
-                {200: PaymentsPage}, params=(_LIMIT, _CURSOR), errors=_READ,
+                {200: PaymentsPage}, params=(LIMIT, CURSOR), errors=_READ,
             ),
             Route("GET", "/api/payments/{payment_id}", self.get, "A payment", {200: PaymentView}, errors=_READ),
             Route(
@@ -169,13 +166,10 @@ class CoreApi:
         """`GET /api/payments/user/{user_id}`."""
         caller = await self._auth.caller(request)
         user_id = request.match_info["user_id"]
-        limit, before = _page(request)
+        asked = page_of(request)
         if not caller.may_act_for(user_id):
             raise PaymentNotFound("no such user's payments")
-        # One more than asked for tells whether there is a next page.
-        payments = await self._reader.of_user(user_id, limit=limit + 1, before=before)
-        page = payments[:limit]
-        cursor = urlsafe_b64encode(page[-1].id.encode()).decode() if len(payments) > limit else None
+        page, cursor = asked.cut(await self._reader.of_user(user_id, limit=asked.to_read, before=asked.before))
         return reply(200, PaymentsPage([payment_view(payment) for payment in page], cursor))
 
     async def events(self, request: web.Request) -> web.Response:
@@ -198,10 +192,6 @@ class CoreApi:
 
 
 _READ: Final = (errors.PaymentNotFound, errors.StoreUnavailable, errors.Overloaded)
-_LIMIT: Final = Param(
-    "limit", "query", {"type": "integer", "minimum": 1, "maximum": _PAGE_MAX, "default": _PAGE_DEFAULT}, "Page size."
-)
-_CURSOR: Final = Param("cursor", "query", {"type": "string"}, "`next_cursor` of the page before.")
 
 
 def _decode_wanted(body: bytes, decoder: msgspec.json.Decoder[CreatePayment]) -> CreatePayment:
@@ -215,23 +205,6 @@ def _decode_wanted(body: bytes, decoder: msgspec.json.Decoder[CreatePayment]) ->
 
 def _ended(payment: Payment) -> bool:
     return payment.ended
-
-
-def _page(request: web.Request) -> tuple[int, PaymentId | None]:
-    text = request.query.get("limit", str(_PAGE_DEFAULT))
-    limit = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
-    if not 1 <= limit <= _PAGE_MAX:
-        raise HttpRefused(422, "INVALID_REQUEST", f"limit must be 1 to {_PAGE_MAX}", details={"field": "limit"})
-    cursor = request.query.get("cursor")
-    if cursor is None:
-        return limit, None
-    try:
-        before = urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
-    except ValueError:
-        before = ""
-    if not is_payment_id(before):
-        raise HttpRefused(422, "INVALID_REQUEST", "cursor is not one of ours", details={"field": "cursor"})
-    return limit, PaymentId(before)
 
 
 def _breaker_view(status: BreakerStatus) -> BreakerView:

@@ -41,13 +41,22 @@ class OutcomeWaiting:
         seconds = min(int(wanted.group(1)), self._wait_max_s) if wanted else 0
         if not seconds or not self._places:
             return Waited(payment, {})
+        last = await self.at_most(seconds, done, payment, caller)
+        return Waited(last, {"Preference-Applied": f"wait={seconds}"})
+
+    async def at_most(
+        self, seconds: float, done: Callable[[Payment], bool], payment: Payment, caller: Caller
+    ) -> Payment:
+        """Wait so long, whatever the request prefers; not at all when no place is free. The payment as last seen."""
+        if not self._places:
+            return payment
         self._places -= 1
         try:
-            return Waited(await self._look(done, payment, caller, seconds), {"Preference-Applied": f"wait={seconds}"})
+            return await self._look(done, payment, caller, seconds)
         finally:
             self._places += 1
 
-    async def _look(self, done: Callable[[Payment], bool], payment: Payment, caller: Caller, seconds: int) -> Payment:
+    async def _look(self, done: Callable[[Payment], bool], payment: Payment, caller: Caller, seconds: float) -> Payment:
         loop = asyncio.get_running_loop()
         until, pause_s = loop.time() + seconds, _POLL_FIRST_S
         while not done(payment) and loop.time() < until:

@@ -220,6 +220,8 @@ class Edge:
         headers = {}
         if isinstance(error, TryLater):
             headers["Retry-After"] = str(max(1, round(error.retry_after_s + 0.499)))
+        if self._errors[type(error)] == 401:
+            headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 §15.5.2: every 401 has a challenge
         details = {name: value for name, value in error.details.items() if value is not None}
         return HttpRefused(
             self._errors[type(error)], error.code, str(error), details=details, headers=headers, retry=error.retry

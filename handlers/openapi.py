@@ -264,7 +264,7 @@ def _of_engine(error: type[EngineError], status: int) -> _Refusal:
 
 def _header_names(route: Route, status: int, refusals: Sequence[_Refusal], *, limited: bool) -> list[str]:
     names = ["X-Request-Id", "traceparent"]
-    if _UNAUTHORIZED in refusals:
+    if any(refusal.status == 401 for refusal in refusals):
         names.append("WWW-Authenticate")
     if any(refusal.later for refusal in refusals):
         names.append("Retry-After")

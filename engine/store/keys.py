@@ -49,6 +49,8 @@ class ShardKeys:
         self._key = f"{self.tag}:key:"
         self._number = f"{self.tag}:number:"
         self._lease = f"{self.tag}:lease:"
+        self._account = f"{self.tag}:account:"
+        self._email = f"{self.tag}:email:"
 
     def payment(self, payment_id: str) -> str:
         """String: the payment's record as JSON."""
@@ -93,6 +95,14 @@ class ShardKeys:
     def lease(self, role: str) -> str:
         """String with a time to live: the process that does `role` for this shard."""
         return self._lease + role
+
+    def account(self, account_id: str) -> str:
+        """String: the account's record as JSON."""
+        return self._account + account_id
+
+    def email(self, digest: str) -> str:
+        """String: the id of the account that has the e-mail address of this keyed digest."""
+        return self._email + digest
 
 
 class Keys:

@@ -92,7 +92,9 @@ class Demo:
     def running(self) -> Iterator[list[str]]:
         """Start it, wait until it is ready, and stop it with Ctrl-C; gives the banner's three lines to paste."""
         environment = clean_environment(
-            PAYMENTS__CORE__PORT=str(self.port), PAYMENTS__ORDERS_API__PORT=str(self.orders_port)
+            PAYMENTS__CORE__PORT=str(self.port),
+            PAYMENTS__ORDERS_API__PORT=str(self.orders_port),
+            PAYMENTS__GATEWAY__PORT=str(free_port()),
         )
         with (self.data.parent / "demo.log").open("a") as log:
             process = subprocess.Popen(

@@ -234,6 +234,17 @@ def test_a_template_needs_its_place_for_the_id_and_a_secret_its_length() -> None
     assert missing(complete(JWT_SEC="", PAYMENTS__AUTH__MODE="none"), ROLES) == []
 
 
+def test_the_gateway_signs_with_the_secret_so_it_needs_one_even_where_nobody_is_asked_for_a_token() -> None:
+    settings = complete(JWT_SEC="", PAYMENTS__AUTH__MODE="none", PAYMENTS__GATEWAY__ENABLED="true")
+    (secret,) = missing(settings, ["http"])
+    assert "auth.secret (JWT_SEC)" in secret
+
+
+def test_a_gateway_alone_needs_no_user_and_no_order_service() -> None:
+    alone = {"PAYMENTS__CORE__ENABLED": "false", "PAYMENTS__GATEWAY__ENABLED": "true"}
+    assert missing(complete(PAYMENTS__USERS__URL="", PAYMENTS__ORDERS__URL="", **alone), ROLES) == []
+
+
 def test_no_secret_is_shown_by_the_settings_or_by_a_refusal() -> None:
     other = base64.b64encode(b"B" * 40).decode()
     environment = {

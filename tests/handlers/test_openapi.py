@@ -39,6 +39,7 @@ from handlers.core_api import ERRORS, CoreApi
 from handlers.core_changes import CoreChanges
 from handlers.core_types import CreatePayment
 from handlers.core_waiting import OutcomeWaiting
+from handlers.gateway_api import ERRORS as GATEWAY_ERRORS
 from handlers.http import BODY_BYTES_MAX, Edge, reply
 from handlers.openapi import openapi_document
 from handlers.ops import HEALTH, Ops
@@ -344,7 +345,7 @@ def test_the_error_table_holds_every_refusal_of_the_engine() -> None:
     for package in (engine, clients, resilience):
         import_all(package)
 
-    assert set(leaves(EngineError)) == set(ERRORS) | set(orders_api.ERRORS)
+    assert set(leaves(EngineError)) == set(ERRORS) | set(orders_api.ERRORS) | set(GATEWAY_ERRORS)
 
 
 def import_all(package: ModuleType) -> None:

@@ -37,7 +37,7 @@ async def test_the_surface_keeps_to_its_document_with_a_token(tmp_path: Path) ->
     async with orders_world() as world:
         file = allowing_400(config(tmp_path, await known_values(world)))
         token_header = ("--header", f"Authorization: Bearer {ADMIN}")
-        code, report = await schemathesis(world, tmp_path, file, ["--max-examples", "15", *token_header])
+        code, report = await schemathesis(world.engine.base, tmp_path, file, ["--max-examples", "15", *token_header])
         assert code == 0, report
         await seen(world, 200, f"{PAYMENTS}/{{payment_id}}")
         await seen(world, 200, f"{PAYMENTS}/user/{{user_id}}")
@@ -53,5 +53,5 @@ async def test_the_surface_keeps_to_its_document_with_a_token(tmp_path: Path) ->
 async def test_the_surface_keeps_to_its_document_without_a_token(world: OrdersWorld, tmp_path: Path) -> None:
     async with world.nothing_written():
         phases = ["--phases", "examples,coverage", "--max-examples", "5"]
-        code, report = await schemathesis(world, tmp_path, config(tmp_path, {}), phases)
+        code, report = await schemathesis(world.engine.base, tmp_path, config(tmp_path, {}), phases)
         assert code == 0, report
