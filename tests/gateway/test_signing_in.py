@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.gateway.world import PASSWORD, Gateway, Person, payment_body, running_gateway
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 LIMITED = {
     "PAYMENTS__LIMITS__LOGIN_BY_ACCOUNT__REQUESTS": "3",
-    "PAYMENTS__LIMITS__LOGIN_BY_ACCOUNT__PERIOD_S": "3600",
+    "PAYMENTS__LIMITS__LOGIN_BY_ACCOUNT__WINDOW_S": "3600",
     "PAYMENTS__LIMITS__LOGIN_BY_ADDRESS__REQUESTS": "8",
-    "PAYMENTS__LIMITS__LOGIN_BY_ADDRESS__PERIOD_S": "3600",
+    "PAYMENTS__LIMITS__LOGIN_BY_ADDRESS__WINDOW_S": "3600",
 }
 
 
