@@ -62,7 +62,7 @@ class Acquirer(Protocol):
     @property
     def name(self) -> str: ...
     async def send(self, request: AcquirerRequest) -> Outcome: ...
-    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen: ...
+    async def find(self, kind: Kind, attempt_id: str, amount: Money, transaction_id: str) -> Outcome | NeverSeen: ...
 
 
 class Acquirers(NamedTuple):
@@ -179,7 +179,7 @@ class Charging:
             return await self._settle(payment, Unknown(f"{attempt.acquirer} is not configured any more"), job)
         # An attempt of 0.1.0 does not say how much: it was all.
         amount = Money(attempt.minor or operation.minor, payment.amount.currency)
-        match await acquirer.find(attempt.kind, attempt_id(payment), amount):
+        match await acquirer.find(attempt.kind, attempt_id(payment), amount, payment.transaction_id):
             case NeverSeen():
                 return await self._send(payment, operation, job, only=attempt.acquirer)
             case NotSent(why=why):

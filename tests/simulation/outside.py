@@ -193,7 +193,7 @@ class AcquirerLink:
         except TimeoutError:
             return Unknown("no answer in time")
 
-    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
+    async def find(self, kind: Kind, attempt_id: str, amount: Money, transaction_id: str) -> Outcome | NeverSeen:
         """Ask what became of an attempt. Never seen is said only of what cannot arrive any more."""
         books, weather, chance = self._books, self._books.weather, self._books.chance
         if self.closed:
