@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -101,6 +101,7 @@ class CoreApi:
         waiting: OutcomeWaiting,
         changes: CoreChanges,
         *,
+        more: Sequence[Route] = (),
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._accepting = accepting
@@ -109,6 +110,7 @@ class CoreApi:
         self._auth = auth
         self._waiting = waiting
         self._changes = changes
+        self._more = more
         self._utc_now = utc_now
         self._decoder = msgspec.json.Decoder(CreatePayment)
 
@@ -143,6 +145,7 @@ class CoreApi:
                 "GET", "/api/circuit-breaker/status", self.breaker_status, "The circuits to all counterparties",
                 {200: dict[str, BreakerView]}, auth=False, tag="operations",
             ),
+            *self._more,
         ]  # fmt: skip
 
     async def create(self, request: web.Request) -> web.Response:

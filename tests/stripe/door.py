@@ -51,7 +51,7 @@ class Fault(NamedTuple):
 
 
 class Door:
-    """Stripe, for tests. `forgets` makes it forget every idempotency key, as Stripe does after a day."""
+    """Stripe, for tests. Give `faults` what shall go wrong next; each happens once."""
 
     def __init__(self, localstripe: str) -> None:
         self._base = localstripe
@@ -70,7 +70,7 @@ class Door:
         return app
 
     def forget(self) -> None:
-        """A day later."""
+        """A day later, no idempotency key is known any more."""
         self._answers.clear()
 
     def posts(self, path: str) -> list[Seen]:
@@ -82,6 +82,14 @@ class Door:
         _, page = await self._ask("GET", f"/v1/{what}?limit=100000")
         found: list[dict[str, Any]] = page["data"]
         return found
+
+    async def tell(self, url: str, secret: str) -> None:
+        """Have localstripe send its events there."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self._base}/_config/webhooks/tests", data={"url": url, "secret": secret}) as response,
+        ):
+            assert response.status == 200
 
     async def _end(self, app: web.Application) -> None:
         self._ended.set()
@@ -102,8 +110,8 @@ class Door:
             return _json(fault.status, fault.body or {"error": {"type": "api_error"}})
         if fault.status == 0:
             await self._ended.wait()
-        assert request.transport is not None
-        request.transport.abort()
+        if request.transport is not None:
+            request.transport.abort()
         return web.Response()
 
     async def _once(self, request: web.Request, form: Mapping[str, str]) -> tuple[int, Any]:
