@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import uvloop
@@ -55,7 +55,7 @@ async def _demo_process(given: argparse.Namespace) -> int:
                 "PAYMENTS__CARDS__FINGERPRINT_SECRET": settings.cards.fingerprint_secret,
                 "PAYMENTS__USERS__URL": settings.users.url,
                 "PAYMENTS__ORDERS__URL": settings.orders.url,
-                "PAYMENTS__ACQUIRER__URL": settings.acquirer.url,
+                "PAYMENTS__ACQUIRER__URL": settings.acquirer.base_url,
                 "PAYMENTS__EVENTS__FILE": settings.events.file,
                 "PAYMENTS__AUTH__SECRET": settings.auth.secret,
                 "PAYMENTS__ORDERS_API__ENABLED": str(settings.orders_api.enabled),
@@ -123,11 +123,14 @@ async def _create(settings: Settings) -> bool:
         await client.aclose()
 
 
+_SECRETS: Final = {"secret", "previous_secret", "keys", "fingerprint_secret", "api_key", "webhook_secret"}
+
+
 def _check_config(given: argparse.Namespace) -> int:
     settings = from_process(given.config)
     shown = msgspec.to_builtins(settings)
-    for section, key in (("auth", "secret"), ("cards", "keys"), ("cards", "fingerprint_secret")):
-        shown[section][key] = "set" if shown[section][key] else ""
+    for section in (shown["auth"], shown["cards"], shown["acquirer"], *shown["fallbacks"].values()):
+        section.update({key: "set" for key in _SECRETS & section.keys() if section[key]})
     shown["kafka"] = {key: value for key, value in shown["kafka"].items() if "password" not in key}
     shown["redis"]["url"] = shown["redis"]["url"].rpartition("@")[2]
     print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())

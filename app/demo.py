@@ -67,7 +67,8 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
             ("orders", orders, ports.orders, "/api/orders/{id}"),
             ("acquirer", acquirer, ports.acquirer, ""),
         ):
-            if not getattr(configured, section).url:
+            given = getattr(configured, section)
+            if not getattr(given, "base_url", given.url):
                 url = await stack.enter_async_context(_simulator(sim, port))
                 defaults[section] = {"url": url + path}
         await _gateway(stack, configured, defaults["orders_api"], ports.gateway)

@@ -23,6 +23,7 @@ ROLES: Final = ("http", "worker", "relay", "reconcile")
 Role = Literal["http", "worker", "relay", "reconcile"]
 
 _PREFIX: Final = "PAYMENTS__"
+_STRIPE_URL: Final = "https://api.stripe.com"
 # The environment variables of the contracts. A gateway serves users and orders under its internal paths.
 _CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     "JWT_SEC": (("auth", "secret", "{}"),),
@@ -93,20 +94,39 @@ class AcquirerGuardSettings(GuardSettings, frozen=True, kw_only=True, forbid_unk
     concurrency_max: int = 256
 
 
-class AcquirerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _AnyAcquirerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every acquirer has. `kind` is whose language it speaks: ours over HTTP, or Stripe's."""
+
+    kind: Literal["http", "stripe"] = "http"
+    url: str = ""
+    api_key: str = ""
+    webhook_secret: str = ""
+    guard: AcquirerGuardSettings = AcquirerGuardSettings()
+
+    def __post_init__(self) -> None:
+        # It goes into a header as it is.
+        if not self.api_key.isascii() or not self.api_key.isprintable() or " " in self.api_key:
+            raise ValueError("an acquirer's api_key must be visible ASCII characters")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(kind={self.kind!r}, url={self.base_url!r}, …)"
+
+    @property
+    def base_url(self) -> str:
+        """Where it is."""
+        return self.url or (_STRIPE_URL if self.kind == "stripe" else "")
+
+
+class AcquirerSettings(_AnyAcquirerSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The first acquirer. `name` is kept in every record and metric: do not change it for the same counterparty."""
 
-    url: str = ""
     name: str = "card_acquirer"
-    guard: AcquirerGuardSettings = AcquirerGuardSettings()
 
 
-class FallbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FallbackSettings(_AnyAcquirerSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A further acquirer, for these method types: tried, in the file's order, only after certainly nothing moved."""
 
-    url: str
     methods: tuple[Literal["credit_card", "debit_card", "wallet"], ...] = ("credit_card", "debit_card", "wallet")
-    guard: AcquirerGuardSettings = AcquirerGuardSettings()
 
 
 class EventsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,11 +188,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         # A request that may still leave after its lease would be asked about too early.
-        guards = {"acquirer": self.acquirer.guard} | {
-            f"fallbacks.{name}": fallback.guard for name, fallback in self.fallbacks.items()
-        }
-        for section, guard in guards.items():
-            if self.worker.lease_s < guard.deadline_s + 5:
+        for section, acquirer in acquirers(self).items():
+            if self.worker.lease_s < acquirer.guard.deadline_s + 5:
                 raise ValueError(f"worker.lease_s must be at least {section}.guard.deadline_s + 5")
         if self.worker.claim_idle_s < self.worker.lease_s:
             raise ValueError("worker.claim_idle_s must not be below worker.lease_s")
@@ -215,6 +232,12 @@ def topics(settings: Settings) -> dict[str, str]:
     }
 
 
+def acquirers(settings: Settings) -> dict[str, AcquirerSettings | FallbackSettings]:
+    """All acquirers by the section that sets them, in the order in which they are tried."""
+    further = {f"fallbacks.{name}": fallback for name, fallback in settings.fallbacks.items()}
+    return {"acquirer": settings.acquirer, **further}
+
+
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
     """What `serve` needs and is not set, by key name, each with what to do."""
     found = []
@@ -234,8 +257,8 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
         elif settings.gateway.enabled and len(settings.auth.secret) < 32:
             found.append("auth.secret (JWT_SEC) must have at least 32 characters: the gateway signs tokens with it")
-    if "worker" in roles and not settings.acquirer.url:
-        found.append("acquirer.url (PAYMENTS__ACQUIRER__URL) is not set")
+    if "worker" in roles:
+        found += [line for section, one in acquirers(settings).items() for line in _missing_of(section, one)]
     if "relay" in roles and not settings.kafka.brokers and not settings.events.file:
         found.append("kafka.brokers (KAFKA_BROKER) is not set, nor events.file")
     return found
@@ -249,6 +272,15 @@ def _urls_needed(settings: Settings) -> list[tuple[str, str]]:
         orders = settings.orders_api
         needed += [("orders_api.users_url", orders.users_url), ("orders_api.orders_url", orders.orders_url)]
     return needed
+
+
+def _missing_of(section: str, acquirer: AcquirerSettings | FallbackSettings) -> list[str]:
+    variable = f"{_PREFIX}{section.upper().replace('.', '__')}__"
+    if not acquirer.base_url:
+        return [f"{section}.url ({variable}URL) is not set"]
+    if acquirer.kind == "stripe" and not acquirer.api_key:
+        return [f"{section}.api_key ({variable}API_KEY) is not set: Stripe's secret key, sk_… or rk_…"]
+    return []
 
 
 def from_process(path: Path | None, defaults: Mapping[str, Any] | None = None) -> Settings:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from app.settings import acquirers
 from app.wiring import Parts
 from clients.gateway import GatewayLookup
 from clients.jwks import JwksKeys
 from clients.orders import OrderService
+from clients.stripe_events import attempt_of, is_signed
 from clients.users import UserService
 from engine.accepting import Accepting, AcceptPayment
 from engine.accounts import Accounts
@@ -31,7 +33,8 @@ from handlers.gateway_accounts import GatewayAccounts
 from handlers.gateway_api import GatewayApi
 from handlers.limits import Identify
 from handlers.orders_api import OrdersApi
-from handlers.routes import Surface
+from handlers.routes import Route, Surface
+from handlers.stripe_hook import StripeHook
 from handlers.tokens import TokenSigner
 from resilience.guard import GuardSettings
 
@@ -88,7 +91,18 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
     )
     changing = Changing(parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit)
     waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
-    return CoreApi(accepting, parts.payments, parts.guards, auth, waiting, CoreChanges(changing, waiting, auth))
+    changes = CoreChanges(changing, waiting, auth)
+    return CoreApi(accepting, parts.payments, parts.guards, auth, waiting, changes, more=_stripe_hook(parts))
+
+
+def _stripe_hook(parts: Parts) -> list[Route]:
+    """The path for Stripe's events; none without a secret that they are signed with."""
+    secrets = [one.webhook_secret for one in acquirers(parts.settings).values() if one.webhook_secret]
+
+    def signed(header: str, body: bytes) -> bool:
+        return is_signed(header, body, secrets, now_s=now_ms() / 1000)
+
+    return StripeHook(signed, attempt_of, parts.payments, now_ms).routes() if secrets else []
 
 
 def _orders(parts: Parts, auth: Authenticator) -> OrdersApi:

@@ -20,13 +20,15 @@ from app.limiting import Limiting, inside_edge
 from app.observing import PaymentObserver
 from app.readiness import OK, ReadinessBoard
 from app.sampling import Sampler, SuccessRate
-from app.settings import Settings, topics
+from app.settings import AcquirerSettings, FallbackSettings, Settings, topics
 from clients.acquirer import CardAcquirer
 from clients.event_file import EventFile
 from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
+from clients.stripe import StripeAcquirer
+from clients.stripe_line import ApiKey, StripeLine
 from clients.wire import Wire
-from engine.charging import Acquirers, Charging
+from engine.charging import Acquirer, Acquirers, Charging
 from engine.errors import StoreUnavailable
 from engine.idempotency import Fingerprints
 from engine.ids import PaymentIds, now_ms
@@ -205,17 +207,21 @@ class Parts:
 
     def _acquirers(self) -> Acquirers:
         first, fallbacks = self.settings.acquirer, self.settings.fallbacks
-        by_name = {first.name: self._acquirer(first.name, first.guard, first.url)}
+        by_name: dict[str, Acquirer] = {first.name: self._acquirer(first.name, first)}
         for name, fallback in fallbacks.items():
-            by_name[name] = self._acquirer(name, fallback.guard, fallback.url)
+            by_name[name] = self._acquirer(name, fallback)
         order = {
             method: [first.name, *(name for name, fallback in fallbacks.items() if method in fallback.methods)]
             for method in METHOD_TYPES.values()
         }
         return Acquirers(by_name, order)
 
-    def _acquirer(self, name: str, guard: GuardSettings, url: str) -> CardAcquirer:
-        return CardAcquirer(self.counterparty(name, guard), url)
+    def _acquirer(self, name: str, settings: AcquirerSettings | FallbackSettings) -> Acquirer:
+        counterparty = self.counterparty(name, settings.guard)
+        if settings.kind == "stripe":
+            line = StripeLine(counterparty, settings.base_url, ApiKey(settings.api_key))
+            return StripeAcquirer(line, now_ms, patience_s=settings.guard.deadline_s)
+        return CardAcquirer(counterparty, settings.base_url)
 
     def _relay(self, publisher: KafkaPublisher | EventFile) -> Relay:
         outbox = RedisOutbox(

@@ -89,9 +89,9 @@ class CardAcquirer:
                 idempotent=False,
             )
         except CounterpartyError as error:
-            return _trouble(error)
+            return trouble(error)
 
-    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
+    async def find(self, kind: Kind, attempt_id: str, amount: Money, transaction_id: str = "") -> Outcome | NeverSeen:
         """What became of an attempt. `NotSent` here means that the question was not sent."""
 
         def read(status: int, body: bytes) -> Outcome | NeverSeen:
@@ -105,10 +105,11 @@ class CardAcquirer:
             url = url_for(self._urls[kind] + "/{id}", attempt_id)
             return await self._counterparty.call("GET", url, read, idempotent=True)
         except CounterpartyError as error:
-            return _trouble(error)
+            return trouble(error)
 
 
-def _trouble(error: CounterpartyError) -> Outcome:
+def trouble(error: CounterpartyError) -> Outcome:
+    """A call without a usable answer: was anything sent?"""
     if error.sent:
         return Unknown(str(error))
     retry_after_s = error.retry_after_s if isinstance(error, Refused) else _NOT_SENT_RETRY_S
@@ -125,12 +126,12 @@ def _outcome(body: bytes, attempt_id: str, amount: Money) -> Outcome:
                 raise ValueError("approved another amount")
             return Approved(answer.id, from_rfc3339(answer.authorized_until) if answer.authorized_until else 0)
         case "declined":
-            return Declined(*_speakable(answer.decline_code, answer.reason), answer.retryable)
+            return Declined(*speakable(answer.decline_code, answer.reason), answer.retryable)
         case _:
             raise ValueError("neither approved nor declined")
 
 
-def _speakable(code: str, reason: str) -> tuple[str, str]:
+def speakable(code: str, reason: str) -> tuple[str, str]:
     """The acquirer's words as far as they may be kept and shown: nothing that could be a card number in them."""
     if not _CODE.fullmatch(code):
         code = "declined"

@@ -63,7 +63,7 @@ class Acquirer(Protocol):
     @property
     def name(self) -> str: ...
     async def send(self, request: AcquirerRequest) -> Outcome: ...
-    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen: ...
+    async def find(self, kind: Kind, attempt_id: str, amount: Money, transaction_id: str) -> Outcome | NeverSeen: ...
 
 
 class Acquirers(NamedTuple):
@@ -227,7 +227,9 @@ class Charging:
             return Unknown(f"{attempt.acquirer} is not configured any more")
         # An attempt of 0.1.0 does not say how much: it was all.
         amount = Money(attempt.minor or payment.amount.minor, payment.amount.currency)
-        return await acquirer.find(attempt.kind, attempt_id(payment, attempt), amount)
+        return await acquirer.find(
+            attempt.kind, attempt_id(payment, attempt), amount, _transaction_of(payment, attempt)
+        )
 
     async def _heard(self, payment: Payment, operation: Operation, outcome: Outcome, job: Job) -> Conflict | None:
         """Settle what was heard of the latest attempt, unless it leaves room for an acquirer behind its own."""
@@ -382,6 +384,13 @@ class Charging:
 
 def _refused_by(payment: Payment) -> set[str]:
     return {attempt.acquirer for attempt in payment.attempts if attempt.state is AttemptState.REJECTED}
+
+
+def _transaction_of(payment: Payment, attempt: Attempt) -> str:
+    """The acquirer's transaction that an attempt follows; empty for one that opens."""
+    if attempt.kind in OPENING:
+        return ""
+    return (payment.late_success(attempt.reverses) if attempt.reverses else payment).transaction_id
 
 
 def _leaves_room(outcome: Outcome) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -98,6 +98,7 @@ class CoreApi:
         waiting: OutcomeWaiting,
         changes: CoreChanges,
         *,
+        more: Sequence[Route] = (),
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._accepting = accepting
@@ -106,6 +107,7 @@ class CoreApi:
         self._auth = auth
         self._waiting = waiting
         self._changes = changes
+        self._more = more
         self._utc_now = utc_now
         self._decoder = msgspec.json.Decoder(CreatePayment)
 
@@ -140,6 +142,7 @@ class CoreApi:
                 "GET", "/api/circuit-breaker/status", self.breaker_status, "The circuits to all counterparties",
                 {200: dict[str, BreakerView]}, auth=False, tag="operations",
             ),
+            *self._more,
         ]  # fmt: skip
 
     async def create(self, request: web.Request) -> web.Response:

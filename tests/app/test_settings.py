@@ -157,6 +157,8 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "value and section at once": (
         {"PAYMENTS__USERS__GUARD": "1", "PAYMENTS__USERS__GUARD__TRIES_MAX": "1"}, "PAYMENTS__USERS__GUARD__TRIES_MAX",
     ),
+    "a language nobody speaks": ({"PAYMENTS__ACQUIRER__KIND": "paypal"}, "acquirer.kind"),
+    "a key that is no header": ({"PAYMENTS__ACQUIRER__API_KEY": "sk_1\r\nX: y"}, "api_key"),
     "lease below the acquirer's deadline": ({"PAYMENTS__WORKER__LEASE_S": "14"}, "worker.lease_s"),
     "claim before the lease is over": ({"PAYMENTS__WORKER__CLAIM_IDLE_S": "19"}, "worker.claim_idle_s"),
 }  # fmt: skip
@@ -226,6 +228,24 @@ def test_nothing_is_missing_when_everything_is_set() -> None:
     assert missing(complete(PAYMENTS__EVENTS__FILE="", KAFKA_BROKER="kafka:9092"), ROLES) == []
 
 
+def test_stripe_needs_its_key_and_knows_its_address() -> None:
+    environment = {"PAYMENTS__ACQUIRER__KIND": "stripe", "PAYMENTS__ACQUIRER__URL": ""}
+    settings = complete(**environment)
+    (line,) = missing(settings, ROLES)
+    assert "acquirer.api_key (PAYMENTS__ACQUIRER__API_KEY)" in line
+    assert settings.acquirer.base_url == "https://api.stripe.com"
+    assert missing(complete(**environment, PAYMENTS__ACQUIRER__API_KEY="sk_test_1"), ROLES) == []
+    assert complete(PAYMENTS__ACQUIRER__KIND="stripe").acquirer.base_url == "http://bank"
+
+
+def test_a_further_acquirer_says_what_it_misses() -> None:
+    (url,) = missing(complete(PAYMENTS__FALLBACKS__BACKUP__METHODS='["wallet"]'), ROLES)
+    assert "fallbacks.backup.url (PAYMENTS__FALLBACKS__BACKUP__URL)" in url
+    (key,) = missing(complete(PAYMENTS__FALLBACKS__CARDS__KIND="stripe"), ["worker"])
+    assert "fallbacks.cards.api_key (PAYMENTS__FALLBACKS__CARDS__API_KEY)" in key
+    assert missing(complete(PAYMENTS__FALLBACKS__CARDS__KIND="stripe"), ["http"]) == []
+
+
 def test_a_template_needs_its_place_for_the_id_and_a_secret_its_length() -> None:
     settings = complete(PAYMENTS__USERS__URL="http://users/api/users/", JWT_SEC="x" * 31)
     users, secret = missing(settings, ["http"])
@@ -249,12 +269,14 @@ def test_no_secret_is_shown_by_the_settings_or_by_a_refusal() -> None:
     other = base64.b64encode(b"B" * 40).decode()
     environment = {
         "JWT_SEC": SECRET, "PAYMENTS__CARDS__KEYS": f"k:{KEY}", "PAYMENTS__CARDS__FINGERPRINT_SECRET": other,
-        "PAYMENTS__KAFKA__SASL_PASSWORD": "kafka-password",
+        "PAYMENTS__KAFKA__SASL_PASSWORD": "kafka-password", "PAYMENTS__ACQUIRER__API_KEY": "sk_live_canary",
+        "PAYMENTS__FALLBACKS__B__WEBHOOK_SECRET": "whsec_canary",
     }  # fmt: skip
     settings = load(None, environment)
     texts = [repr(settings), str(settings), refused({**environment, "PAYMENTS__CORE__PROT": "1"})]
     texts += [refused({name: value + "\n!"}) for name, value in environment.items() if "CARDS" in name]
-    for secret in (SECRET, KEY, other, "kafka-password"):
+    texts.append(refused({"PAYMENTS__ACQUIRER__API_KEY": "sk_live_canary\n"}))
+    for secret in (SECRET, KEY, other, "kafka-password", "canary"):
         assert not any(secret in text for text in texts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clients.acquirer import _speakable
+from clients.acquirer import speakable
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ from clients.acquirer import _speakable
 )
 def test_words_that_may_hold_a_card_number_are_replaced(said: tuple[str, str], kept: tuple[str, str]) -> None:
     """An acquirer that echoes the card in its refusal must not bring it into our records, events and logs."""
-    assert _speakable(*said) == kept
+    assert speakable(*said) == kept

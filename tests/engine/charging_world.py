@@ -193,7 +193,7 @@ class Bank:
         await Pause()
         return self.decided[request.attempt_id] if say in (Say.APPROVE, Say.DECLINE) else Unknown("silence")
 
-    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
+    async def find(self, kind: Kind, attempt_id: str, amount: Money, transaction_id: str) -> Outcome | NeverSeen:
         assert amount == self._store.now().amount
         self.asked.append(attempt_id)
         say = self._next(self._questions)

@@ -215,7 +215,7 @@ class AcquirerLink:
         await asyncio.sleep(0.002)
         return NotSent("connection refused", 1.0)
 
-    async def find(self, kind: Kind, attempt_id: str, amount: Money) -> Outcome | NeverSeen:
+    async def find(self, kind: Kind, attempt_id: str, amount: Money, transaction_id: str) -> Outcome | NeverSeen:
         """Ask what became of an attempt. Never seen is said only of what cannot arrive any more."""
         books, weather, chance = self._books, self._books.weather, self._books.chance
         if self.closed:
