@@ -105,6 +105,7 @@ class Books:
                 "reference": push.wish.reference,
                 "description": push.wish.description,
                 "phone": push.wish.phone,
+                "receiver": push.wish.receiver,
                 "amount_minor": push.wish.amount * MINOR_PER_SHILLING,
                 "currency": CURRENCY,
                 "result_code": result.code if result else None,
