@@ -10,8 +10,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
+from clients.daraja import Daraja as Client
+from clients.daraja_settings import DarajaSettings
+from clients.http import HttpCounterparty
+from clients.wire import Wire
+from engine.money import Money
+from engine.phones import Phone
+from engine.pushes import PushRequest
+from metrics.instruments import Instruments
+from resilience.guard import Guard, GuardSettings
 from simulators.base import utc_now
 from simulators.daraja import MERCHANT, DarajaSim
 from simulators.daraja_forms import EAST_AFRICA_TIME
@@ -152,3 +163,46 @@ async def daraja(sim: DarajaSim | None = None) -> AsyncIterator[Daraja]:
 def hours_off(hours: float) -> datetime:
     """A moment in East Africa that is not now."""
     return utc_now().astimezone(EAST_AFRICA_TIME) + timedelta(hours=hours)
+
+
+class Line:
+    """The engine's own client of a Daraja, behind a guard."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        base: str,
+        *,
+        timeout_s: float = 10.0,
+        token_clock: Any = None,
+        changes: Json | None = None,
+        **guard: Any,
+    ) -> None:
+        numbers = GuardSettings(timeout_s=timeout_s, deadline_s=4 * timeout_s, slow_call_s=timeout_s, **guard)
+        self.settings = settings(base, **(changes or {}))
+        self.guard = Guard("mpesa", numbers, Instruments(CollectorRegistry()))
+        counterparty = HttpCounterparty(wire, self.guard, timeout_s=timeout_s)
+        clocks = {} if token_clock is None else {"token_clock": token_clock}
+        self.client = Client(counterparty, self.settings, **clocks)
+
+    @property
+    def failures(self) -> int:
+        """What the breaker has counted."""
+        return self.guard.status().failure_count
+
+
+def settings(base: str, **changes: Any) -> DarajaSettings:
+    """The settings of the simulator's merchant."""
+    return DarajaSettings(**{**MERCHANT._asdict(), "base_url": base, "callback_base_url": base, **changes})
+
+
+def a_push(sim: Daraja | None = None, number: str = PAYS, **changes: Any) -> PushRequest:
+    """A push of 1500 shillings."""
+    request = PushRequest(
+        amount=Money(150_000, "KES"),
+        phone=Phone(number),
+        reference="PKG-20260128150605-abc123",
+        description="Internet package - Professional Plan",
+        callback_url=f"{sim.callbacks}/callback/secret" if sim else "http://127.0.0.1:1/",
+    )
+    return msgspec.structs.replace(request, **changes)
