@@ -45,16 +45,19 @@ class HttpCounterparty:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         idempotent: bool,
+        read_all: bool = False,
     ) -> T:
         """Send, and give status and body of the answer to `read`, which raises `ValueError` for a broken promise.
 
         Raises a `CounterpartyError`. A 429 or 5xx is a failure; every other status is `read`'s business. What `read`
         cannot use of another 4xx is a `BadAnswer` too, but a healthy one: not tried again, not held against them.
+
+        `read_all`: for those who put news into a 500. `read` gets every status, and raises the failures itself.
         """
 
         async def try_once() -> T | BadAnswer:
             status, answer = await self._exchange(method, url, body, headers)
-            if status >= 500 or status == _TOO_MANY_REQUESTS:
+            if not read_all and (status >= 500 or status == _TOO_MANY_REQUESTS):
                 raise BadAnswer(self.name, f"answered {status}", status=status)
             try:
                 return read(status, answer)

@@ -1,4 +1,4 @@
-"""`python -m simulators users|orders|acquirer|gateway`: one pretend counterparty as a process of its own."""
+"""`python -m simulators users|orders|acquirer|gateway|daraja`: one pretend counterparty as a process of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from simulators.acquirer import AcquirerSim
+from simulators.daraja import DarajaSim
 from simulators.internal_gateway import InternalGatewaySim
 from simulators.journal import JournalDamaged
 from simulators.orders import OrderServiceSim
@@ -21,7 +22,7 @@ from simulators.users import UserServiceSim
 class Kind(NamedTuple):
     """What can be started, and the port it has when none is asked for."""
 
-    make: type[UserServiceSim] | type[OrderServiceSim] | type[AcquirerSim] | type[InternalGatewaySim]
+    make: type[UserServiceSim] | type[OrderServiceSim] | type[AcquirerSim] | type[InternalGatewaySim] | type[DarajaSim]
     port: int
 
 
@@ -30,6 +31,7 @@ KINDS: Final = {
     "orders": Kind(OrderServiceSim, 3001),
     "acquirer": Kind(AcquirerSim, 3009),
     "gateway": Kind(InternalGatewaySim, 3008),
+    "daraja": Kind(DarajaSim, 3010),
 }
 
 
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    ports = ", ".join(f"{name} {kind.port}" for name, kind in KINDS.items())
     parser.add_argument("--port", type=_port, help=f"0 is any free one; default: {ports}")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="keep the state here; default: in memory only")
     return parser

@@ -10,7 +10,7 @@
 | `reset` | no | a TCP reset |
 | `reset_after` | yes | a TCP reset |
 | `wrong_json` | yes | 200 with a body that is not JSON |
-| `status` | no | the scripted status |
+| `status` | no | the scripted status, with `code` and `message` in the simulator's own error body |
 
 The oldest fault that matches a request takes it, and takes it alone. Health, the judge's journal and the
 test hooks (`/_…`) are never broken. Faults live in memory: a restart clears them.
@@ -54,6 +54,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     times: Annotated[int, msgspec.Meta(ge=1)] | None = None
     delay_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
     status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 503
+    code: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = "SCRIPTED_FAULT"
+    message: Annotated[str, msgspec.Meta(max_length=255)] | None = None
     path_contains: str | None = None
     method: str | None = None
 
@@ -134,7 +136,7 @@ class Faults:
             case Kind.ERROR_BEFORE:
                 return self._scripted(500)
             case Kind.STATUS:
-                return self._scripted(fault.status)
+                return self._scripted(fault.status, fault.code, fault.message)
             case _:
                 return None
 
@@ -152,8 +154,8 @@ class Faults:
                 await self._pauses.delay(fault.delay_s)
                 return answer
 
-    def _scripted(self, status: int) -> web.Response:
-        return reply(status, self._error_body("SCRIPTED_FAULT", f"scripted fault: {status}"))
+    def _scripted(self, status: int, code: str = "SCRIPTED_FAULT", message: str | None = None) -> web.Response:
+        return reply(status, self._error_body(code, f"scripted fault: {status}" if message is None else message))
 
     async def _add(self, request: web.Request) -> web.Response:
         fault = await decode(request, self._decoder, invalid_status=400)

@@ -17,6 +17,7 @@ from aiohttp import web
 from simulators import cards
 from simulators.acquirer import AcquirerSim
 from simulators.base import Simulator
+from simulators.daraja import DarajaSim
 from simulators.journal import JournalDamaged
 from simulators.orders import OrderServiceSim
 from simulators.server import serve
@@ -36,13 +37,13 @@ from tests.simulators.helpers import (
 
 # How long a stop takes that a request holds up: so long that no slow machine is taken for it.
 HELD_UP_S = 60.0
-Make = Callable[[Path | None], Simulator]  # type: ignore[type-arg]  # each of the three has its own record
-EVERY_SIM = pytest.mark.parametrize("make", [UserServiceSim, OrderServiceSim, AcquirerSim])
+Make = Callable[[Path | None], Simulator]  # type: ignore[type-arg]  # each has its own record
+EVERY_SIM = pytest.mark.parametrize("make", [UserServiceSim, OrderServiceSim, AcquirerSim, DarajaSim])
 
 
 def error_text(body: dict[str, object]) -> str:
-    """The message of either error envelope."""
-    error = body["error"]
+    """The message of any error envelope."""
+    error = body.get("error", body.get("errorMessage"))
     return str(error["message"]) if isinstance(error, dict) else str(error)
 
 
