@@ -42,29 +42,15 @@ def _demo(given: argparse.Namespace) -> int:
 
 
 async def _demo_process(given: argparse.Namespace) -> int:
-    from app.demo import DemoFailed, DemoPorts, banner, surroundings
+    from app.demo import DemoFailed, DemoPorts, banner, environment, surroundings
 
     try:
         async with surroundings(given.config, given.data, DemoPorts()) as settings:
             print(banner(settings, given.data), flush=True)
             if given.processes == 1:
                 return await _one_process(settings, ROLES, create=True)
-            environment = {
-                "PAYMENTS__REDIS__URL": settings.redis.url,
-                "PAYMENTS__CARDS__KEYS": settings.cards.keys,
-                "PAYMENTS__CARDS__FINGERPRINT_SECRET": settings.cards.fingerprint_secret,
-                "PAYMENTS__USERS__URL": settings.users.url,
-                "PAYMENTS__ORDERS__URL": settings.orders.url,
-                "PAYMENTS__ACQUIRER__URL": settings.acquirer.base_url,
-                "PAYMENTS__EVENTS__FILE": settings.events.file,
-                "PAYMENTS__AUTH__SECRET": settings.auth.secret,
-                "PAYMENTS__ORDERS_API__ENABLED": str(settings.orders_api.enabled),
-                "PAYMENTS__ORDERS_API__USERS_URL": settings.orders_api.users_url,
-                "PAYMENTS__ORDERS_API__ORDERS_URL": settings.orders_api.orders_url,
-                "PAYMENTS__GATEWAY__ENABLED": str(settings.gateway.enabled),
-            }
             await _create(settings)
-            return await _supervised(settings, given, environment)
+            return await _supervised(settings, given, environment(settings))
     except DemoFailed as error:
         print(f"payments: {error}", file=sys.stderr)
         return 2
@@ -123,7 +109,18 @@ async def _create(settings: Settings) -> bool:
         await client.aclose()
 
 
-_SECRETS: Final = {"secret", "previous_secret", "keys", "fingerprint_secret", "api_key", "webhook_secret"}
+_SECRETS: Final = {
+    "secret",
+    "previous_secret",
+    "keys",
+    "fingerprint_secret",
+    "api_key",
+    "webhook_secret",
+    "consumer_key",
+    "consumer_secret",
+    "passkey",
+    "callback_secret",
+}
 
 
 def _check_config(given: argparse.Namespace) -> int:
@@ -235,6 +232,15 @@ Command = Callable[..., argparse.ArgumentParser]
 """Adds a command: its name, what runs it, what it does, and the group of commands that it belongs to."""
 
 
+def _mpesa(action: str) -> Callable[[argparse.Namespace], int]:
+    def run(given: argparse.Namespace) -> int:
+        from app import catalogue
+
+        return int(asyncio.run(getattr(catalogue, action)(from_process(given.config), given)))
+
+    return run
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m app", description="The payment engine.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -249,6 +255,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _running(command)
     _settling(command)
+    text = "who may take payments over M-Pesa, and what for"
+    _mpesa_commands(command, commands.add_parser("mpesa", help=text, description=text))
     text = "events that were published, and those that could not be"
     _telling(command, commands.add_parser("events", help=text, description=text))
     command("version", _version, "print the version")
@@ -300,6 +308,21 @@ def _settling(command: Command) -> None:
     items.add_argument("--actor", help="who closes it; kept with the item")
     items.add_argument("--reason", help="why; kept with the item")
     items.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
+
+
+def _mpesa_commands(command: Command, mpesa: argparse.ArgumentParser) -> None:
+    actions = mpesa.add_subparsers(required=True, metavar="ACTION")
+    command("list", _mpesa("listed"), "clients and packages that were added, a JSON line each", actions)
+    client = command("add-client", _mpesa("add_client"), "add a client; prints its id", actions)
+    package = command("add-package", _mpesa("add_package"), "add a package of a client; prints its id", actions)
+    package.add_argument("--client", required=True, metavar="ID", help="the client's id")
+    package.add_argument("--price", required=True, type=int, metavar="SHILLINGS", help="whole shillings")
+    for adding in (client, package):
+        adding.add_argument("--name", required=True)
+        adding.add_argument("--id", help="a UUID (default: a new one)")
+    for verb in ("disable", "enable"):
+        switching = command(f"{verb}-client", _mpesa(f"{verb}_client"), f"{verb} a client that was added", actions)
+        switching.add_argument("id", metavar="ID")
 
 
 def _telling(command: Command, events_parser: argparse.ArgumentParser) -> None:

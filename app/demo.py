@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -21,6 +22,8 @@ from app.embedded import FAKE_URL, EmbeddedFailed, find_server, redis_server
 from app.settings import Settings, from_process
 from app.tokens import make_token
 from simulators.acquirer import AcquirerSim
+from simulators.daraja import MERCHANT, DarajaSim
+from simulators.daraja_forms import Merchant
 from simulators.internal_gateway import InternalGatewaySim
 from simulators.orders import OrderServiceSim
 from simulators.server import HasApp, serve
@@ -31,6 +34,11 @@ _ORDERS_PORT: Final = 3001
 _ACQUIRER_PORT: Final = 3009
 _GATEWAY_PORT: Final = 3008
 _USER: Final = "550e8400-e29b-41d4-a716-446655440001"
+_DARAJA_PORT: Final = 3010
+_CLIENT: Final = "550e8400-e29b-41d4-a716-446655440000"
+_PACKAGE: Final = "660e8400-e29b-41d4-a716-446655440001"
+_CALLBACK: Final = ("callback_base_url", "callback_secret")
+_OF_PACKAGE: Final = ("client", "name", "price")
 _SECRETS: Final = "secrets.json"
 
 
@@ -41,6 +49,7 @@ class DemoPorts(msgspec.Struct, frozen=True):
     orders: int = _ORDERS_PORT
     acquirer: int = _ACQUIRER_PORT
     gateway: int = _GATEWAY_PORT
+    daraja: int = _DARAJA_PORT
 
 
 @contextlib.asynccontextmanager
@@ -54,6 +63,7 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
         # Here every door is open.
         "orders_api": {"enabled": True},
         "gateway": {"enabled": True},
+        "mpesa": {"enabled": True},
     }
     configured = from_process(config, defaults)
     async with contextlib.AsyncExitStack() as stack:
@@ -72,6 +82,7 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
                 url = await stack.enter_async_context(_simulator(sim, port))
                 defaults[section] = {"url": url + path}
         await _gateway(stack, configured, defaults["orders_api"], ports.gateway)
+        await _phones(stack, configured, defaults["mpesa"], folder, ports.daraja, kept)
         if "users" in defaults:
             await _seed_user(defaults["users"]["url"].removesuffix("/{id}"))
         yield from_process(config, defaults)
@@ -87,6 +98,55 @@ async def _gateway(
     if wanted.enabled and missing:
         url = await stack.enter_async_context(_simulator(InternalGatewaySim(None), port))
         orders_api.update({key: f"{url}/internal/{key.removesuffix('_url')}/{{id}}" for key in missing})
+
+
+async def _phones(
+    stack: contextlib.AsyncExitStack,
+    configured: Settings,
+    mpesa: dict[str, Any],
+    folder: Path,
+    port: int,
+    kept: Mapping[str, str],
+) -> None:
+    """Pretend phones behind the M-Pesa surface, unless that is switched off or has real ones."""
+    if not configured.mpesa.enabled or configured.mpesa.base_url:
+        return
+    url = await stack.enter_async_context(_simulator(DarajaSim(folder / "daraja.jsonl"), port))
+    mpesa.update(
+        base_url=url,
+        **MERCHANT._asdict(),
+        callback_base_url=f"http://127.0.0.1:{configured.mpesa.port}",
+        # Made of a secret, and telling nothing about it: it stands in URLs.
+        callback_secret=hashlib.blake2b(kept["fingerprints"].encode(), digest_size=16, person=b"mpesa").hexdigest(),
+        clients={_CLIENT: {"name": "Demo"}},
+        packages={_PACKAGE: {"client": _CLIENT, "name": "Internet package - Professional Plan", "price": 1500}},
+    )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What further processes of the demo need to know of its surroundings."""
+    mpesa = settings.mpesa
+    known = {
+        "REDIS__URL": settings.redis.url,
+        "CARDS__KEYS": settings.cards.keys,
+        "CARDS__FINGERPRINT_SECRET": settings.cards.fingerprint_secret,
+        "USERS__URL": settings.users.url,
+        "ORDERS__URL": settings.orders.url,
+        "ACQUIRER__URL": settings.acquirer.base_url,
+        "EVENTS__FILE": settings.events.file,
+        "AUTH__SECRET": settings.auth.secret,
+        "ORDERS_API__ENABLED": str(settings.orders_api.enabled),
+        "ORDERS_API__USERS_URL": settings.orders_api.users_url,
+        "ORDERS_API__ORDERS_URL": settings.orders_api.orders_url,
+        "GATEWAY__ENABLED": str(settings.gateway.enabled),
+        "MPESA__ENABLED": str(mpesa.enabled),
+        "MPESA__BASE_URL": mpesa.base_url,
+        **{f"MPESA__{name.upper()}": getattr(mpesa, name) for name in (*Merchant._fields, *_CALLBACK)},
+        **{f"MPESA__CLIENTS__{name}__NAME": client.name for name, client in mpesa.clients.items()},
+    }
+    for name, package in mpesa.packages.items():
+        known |= {f"MPESA__PACKAGES__{name}__{key.upper()}": str(getattr(package, key)) for key in _OF_PACKAGE}
+    return {f"PAYMENTS__{key}": value for key, value in known.items()}
 
 
 def banner(settings: Settings, folder: Path) -> str:
@@ -110,6 +170,8 @@ def banner(settings: Settings, folder: Path) -> str:
     kept = "NOTHING IS KEPT: there is no redis-server here" if settings.redis.url == FAKE_URL else f"kept in {folder}/"
     gateway = f"http://127.0.0.1:{settings.gateway.port}"
     doors = f"\nOrders surface   {recorded}   docs {recorded}/docs" if settings.orders_api.enabled else ""
+    phones = f"http://127.0.0.1:{settings.mpesa.port}"
+    doors += f"\nM-Pesa           {phones}   docs {phones}/docs" if settings.mpesa.enabled else ""
     doors += f"\nGateway          {gateway}   docs {gateway}/docs" if settings.gateway.enabled else ""
     return f"""
 Payment engine   {base}   docs {base}/docs   metrics {base}/metrics{doors}

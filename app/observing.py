@@ -24,6 +24,10 @@ class PaymentObserver:
         """An acquirer took money that nobody expected any more."""
         self._instruments.late_successes.labels("found").inc()
 
+    def push_callback(self, verdict: str) -> None:
+        """Somebody claims to know what became of a push."""
+        self._instruments.push_callbacks.labels(verdict).inc()
+
     def settled(self, payment: Payment) -> None:
         """The latest attempt has settled something."""
         attempt = payment.attempts[-1]

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from app.mpesa_settings import MpesaSettings
 from app.surface_settings import CoreSettings, GatewaySettings, OpsSettings, OrdersApiSettings, check_networks, within
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
@@ -170,6 +171,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     core: CoreSettings = CoreSettings()
     orders_api: OrdersApiSettings = OrdersApiSettings()
     gateway: GatewaySettings = GatewaySettings()
+    mpesa: MpesaSettings = MpesaSettings()
     ops: OpsSettings = OpsSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitsSettings = LimitsSettings()
@@ -188,8 +190,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         # A request that may still leave after its lease would be asked about too early.
-        for section, acquirer in acquirers(self).items():
-            if self.worker.lease_s < acquirer.guard.deadline_s + 5:
+        guards: dict[str, GuardSettings] = {section: acquirer.guard for section, acquirer in acquirers(self).items()}
+        if self.mpesa.base_url:
+            guards["mpesa"] = self.mpesa.guard
+        for section, guard in guards.items():
+            if self.worker.lease_s < guard.deadline_s + 5:
                 raise ValueError(f"worker.lease_s must be at least {section}.guard.deadline_s + 5")
         if self.worker.claim_idle_s < self.worker.lease_s:
             raise ValueError("worker.claim_idle_s must not be below worker.lease_s")
@@ -229,6 +234,7 @@ def topics(settings: Settings) -> dict[str, str]:
         "core": settings.events.topic,
         "orders": settings.orders_api.topic,
         "gateway": settings.gateway.topic,
+        "mpesa": settings.mpesa.topic,
     }
 
 
@@ -257,6 +263,10 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
         elif settings.gateway.enabled and len(settings.auth.secret) < 32:
             found.append("auth.secret (JWT_SEC) must have at least 32 characters: the gateway signs tokens with it")
+    if settings.mpesa.enabled and not settings.mpesa.base_url:
+        found.append(
+            "mpesa.base_url (PAYMENTS__MPESA__BASE_URL) is not set: https://sandbox.safaricom.co.ke, for example"
+        )
     if "worker" in roles:
         found += [line for section, one in acquirers(settings).items() for line in _missing_of(section, one)]
     if "relay" in roles and not settings.kafka.brokers and not settings.events.file:

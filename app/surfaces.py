@@ -14,15 +14,19 @@ from clients.stripe_events import attempt_of, is_signed
 from clients.users import UserService
 from engine.accepting import Accepting, AcceptPayment
 from engine.accounts import Accounts
+from engine.catalogue import Catalogue
 from engine.changing import Changing
+from engine.charging import Acquirers
 from engine.checking import OrderChecks
 from engine.errors import OrderServiceUnavailable, UserServiceUnavailable
 from engine.existing import ExistenceChecks
 from engine.ids import now_ms
 from engine.passwords import Argon2Passwords
+from engine.pushing import PushHints
 from engine.recorded import Recorded
 from engine.recording import RecordedPayments
 from engine.store.accounts import RedisAccounts
+from engine.store.catalogue import RedisCatalogue
 from engine.store.numbers import RedisNumbers
 from engine.store.revocations import RedisRevocations
 from handlers.auth import Authenticator
@@ -32,6 +36,7 @@ from handlers.core_waiting import OutcomeWaiting
 from handlers.gateway_accounts import GatewayAccounts
 from handlers.gateway_api import GatewayApi
 from handlers.limits import Identify
+from handlers.mpesa_api import Callbacks, MpesaApi
 from handlers.orders_api import OrdersApi
 from handlers.routes import Route, Surface
 from handlers.stripe_hook import StripeHook
@@ -175,13 +180,46 @@ def _gateway(parts: Parts, auth: Authenticator) -> GatewayApi:
     )
 
 
+def _mpesa(parts: Parts, auth: Authenticator) -> MpesaApi:
+    settings, phones = parts.settings.mpesa, parts.phones
+    assert phones is not None, "an enabled surface has its base_url"
+    accepting = Accepting(
+        _nothing_to_check,
+        parts.payments,
+        parts.sealer,
+        parts.fingerprints,
+        parts.ids,
+        now_ms,
+        parts.admit,
+        redrive_after_s=parts.settings.worker.redrive_after_s,
+        surface=MpesaApi.name,
+    )
+    hints = PushHints(parts.payments, parts.pushes, now_ms, parts.observer.push_callback)
+    return MpesaApi(
+        Catalogue(settings.clients, settings.packages, RedisCatalogue(parts.batcher)),
+        accepting,
+        parts.charging(Acquirers({phones.name: phones}, {})),
+        parts.pushes,
+        Callbacks(
+            hints,
+            parts.limiting.addresses.of,
+            secret=settings.callback_secret,
+            sources=settings.callback_sources,
+            waiting_max=settings.callbacks_waiting_max,
+        ),
+        OutcomeWaiting(accepting, wait_max_s=0, waiters_max=settings.waiters_max),
+        initiate_wait_s=settings.initiate_wait_s,
+    )
+
+
 async def _nothing_to_check(_: AcceptPayment) -> None:
-    """A payment of the gateway's is for no order, and its user is whoever asks."""
+    """A payment for no order, whose user is whoever asks."""
 
 
 _BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {
     "core": _core,
     "orders_api": _orders,
     "gateway": _gateway,
+    "mpesa": _mpesa,
 }
 """By the name of the section of settings, in the order of the documentation."""

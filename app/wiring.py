@@ -22,6 +22,7 @@ from app.readiness import OK, ReadinessBoard
 from app.sampling import Sampler, SuccessRate
 from app.settings import AcquirerSettings, FallbackSettings, Settings, topics
 from clients.acquirer import CardAcquirer
+from clients.daraja import Daraja
 from clients.event_file import EventFile
 from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
@@ -32,6 +33,7 @@ from engine.charging import Acquirer, Acquirers, Charging
 from engine.errors import StoreUnavailable
 from engine.idempotency import Fingerprints
 from engine.ids import PaymentIds, now_ms
+from engine.pushing import PushAcquirer
 from engine.reconciler import Reconciler
 from engine.relay import Relay
 from engine.sealing import AesGcmSealer, parse_fingerprint_secret, parse_keys
@@ -45,6 +47,7 @@ from engine.store.keys import Keys
 from engine.store.leases import ShardLeases
 from engine.store.outbox import RedisOutbox
 from engine.store.payments import RedisPayments
+from engine.store.pushes import RedisPushes
 from engine.store.sample import AuditSample
 from engine.worker import Worker
 from handlers.core_types import METHOD_TYPES
@@ -142,6 +145,8 @@ class Parts:
         )
         self.fingerprints = Fingerprints(parse_fingerprint_secret(settings.cards.fingerprint_secret))
         self.ids = PaymentIds()
+        self.pushes = RedisPushes(self.batcher, self.keys)
+        self.phones = self._phones() if settings.mpesa.base_url else None
         self.worker = self._worker() if "worker" in roles else None
         self.publisher = self._publisher() if "relay" in roles else None
         self.relay = self._relay(self.publisher) if self.publisher else None
@@ -192,17 +197,22 @@ class Parts:
     def _ops(self, health: Mapping[str, str]) -> Ops:
         return Ops(self.readiness, _scraper(self.instruments.registry), health)
 
-    def _worker(self) -> Worker:
+    def charging(self, acquirers: Acquirers) -> Charging:
+        """What the workers do with all acquirers, and a surface that wants to ask one of them now."""
         worker = self.settings.worker
-        charging = Charging(
+        return Charging(
             self.payments,
-            self._acquirers(),
+            acquirers,
             self.sealer,
             self.observer,
             now_ms,
             lease_s=worker.lease_s,
             recheck_after_s=worker.recheck_after_s,
         )
+
+    def _worker(self) -> Worker:
+        worker = self.settings.worker
+        charging = self.charging(self._acquirers())
         return Worker(self.jobs, charging, concurrency=worker.concurrency, claim_idle_s=worker.claim_idle_s)
 
     def _acquirers(self) -> Acquirers:
@@ -210,11 +220,18 @@ class Parts:
         by_name: dict[str, Acquirer] = {first.name: self._acquirer(first.name, first)}
         for name, fallback in fallbacks.items():
             by_name[name] = self._acquirer(name, fallback)
-        order = {
+        order: dict[str, list[str]] = {
             method: [first.name, *(name for name, fallback in fallbacks.items() if method in fallback.methods)]
             for method in METHOD_TYPES.values()
         }
+        if self.phones is not None:
+            by_name[self.phones.name], order["mobile_money"] = self.phones, [self.phones.name]
         return Acquirers(by_name, order)
+
+    def _phones(self) -> PushAcquirer:
+        settings = self.settings.mpesa
+        daraja = Daraja(self.counterparty("mpesa", settings.guard), settings)
+        return PushAcquirer(daraja, self.pushes, settings.callback_url, now_ms)
 
     def _acquirer(self, name: str, settings: AcquirerSettings | FallbackSettings) -> Acquirer:
         counterparty = self.counterparty(name, settings.guard)

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from clients.http import HttpCounterparty
 from clients.stripe_answers import Intent, IntentPage, decode_intents
 from clients.wire import parse_url
-from engine.cards import Secret
+from engine.secret import Secret
 
 T = TypeVar("T")
 

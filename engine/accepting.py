@@ -12,6 +12,7 @@ from engine.idempotency import Fingerprints, KeyRecord, first_difference
 from engine.ids import Clock, PaymentId, PaymentIds, minted_ms, qualified
 from engine.money import Money
 from engine.payment import Payment
+from engine.phones import PhonePrompt
 
 
 class Caller(NamedTuple):
@@ -177,6 +178,7 @@ class Accepting:
             manual=wanted.manual,
             request_id=wanted.request_id,
             traceparent=wanted.traceparent,
+            payer=_payer(wanted),
         )
         sealed = self._sealer.seal(payment_id, wanted.instrument)
         holder = await self._store.create(payment, sealed, due_ms=now + (wanted.hold_ms or self._redrive_after_ms))
@@ -195,15 +197,23 @@ def _values(wanted: AcceptPayment) -> Sequence[str]:
     match wanted.instrument:
         case Card() as card:
             tail = (card.pan.reveal(), str(card.expiry_month), str(card.expiry_year), "")
+        case PhonePrompt() as prompt:
+            tail = ("", "", "", prompt.phone.reveal())
         case token:
             tail = ("", "", "", token.reveal())
     # Nothing for the automatic way: 0.1.0 knew no other, and its keys are still repeated.
     return (*head, wanted.method_type, *tail, *(("manual",) if wanted.manual else ()))
 
 
+def _payer(wanted: AcceptPayment) -> str:
+    return wanted.instrument.phone.reveal() if isinstance(wanted.instrument, PhonePrompt) else ""
+
+
 def _shown(wanted: AcceptPayment) -> Method:
     match wanted.instrument:
         case Card() as card:
             return Method(wanted.method_type, card.pan.brand, card.pan.last4)
+        case PhonePrompt() as prompt:
+            return Method(wanted.method_type, last4=prompt.phone.reveal()[-4:])
         case _:
             return Method(wanted.method_type)

@@ -12,11 +12,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from engine.cards import Secret
 from engine.emails import canonical_email, check_email
 from engine.errors import AccountNotFound, EmailTaken, WrongCredentials
 from engine.idempotency import Fingerprints
 from engine.ids import AccountId, Clock
+from engine.secret import Secret
 
 _EMAILS: Final = "gateway|email"
 

@@ -9,6 +9,8 @@ import msgspec
 
 from engine.errors import PaymentMethodRefused
 from engine.ids import PaymentId
+from engine.phones import PhonePrompt
+from engine.secret import Secret
 
 _DIGITS: Final = re.compile(r"[0-9]{12,19}\Z")
 _CVV: Final = re.compile(r"[0-9]{3,4}\Z")
@@ -24,31 +26,6 @@ _BRANDS: Final = (
     ("jcb", re.compile(r"35(2[89]|[3-8])")),
     ("unionpay", re.compile(r"62")),
 )
-
-
-class Secret:
-    """Text that hides itself: its `repr` and `str` show the kind and at most the last four characters."""
-
-    __slots__ = ("_shown", "_text")
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._shown = 0
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(****{self._text[-self._shown :] if self._shown else ''})"
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._text))
-
-    def reveal(self) -> str:
-        """The text itself. Call it only where the text goes into a seal or to the acquirer."""
-        return self._text
 
 
 class Pan(Secret):
@@ -104,7 +81,7 @@ class Card(msgspec.Struct, frozen=True):
     cvv: Cvv | None
 
 
-Instrument = Card | WalletToken
+Instrument = Card | WalletToken | PhonePrompt
 """What money is taken from."""
 
 

@@ -29,6 +29,13 @@ class Unknown(NamedTuple):
     why: str
 
 
+class Waiting(NamedTuple):
+    """The counterparty has the request and waits for the payer, who may take minutes."""
+
+    retry_after_s: float
+    """When to ask."""
+
+
 class NotSent(NamedTuple):
     """Nothing left: no connection, an open circuit, or our own bound."""
 
@@ -40,7 +47,7 @@ class NeverSeen(NamedTuple):
     """The acquirer answers for certain that it has never seen the attempt."""
 
 
-Outcome = Approved | Declined | Unknown | NotSent
+Outcome = Approved | Declined | Waiting | Unknown | NotSent
 
 
 class AcquirerRequest(NamedTuple):
@@ -182,6 +189,8 @@ class Charging:
             match await self._find(payment, attempt):
                 case Approved() as approved:
                     return await self._too_late(payment, attempt, approved)
+                case Waiting():
+                    again_ms = self._clock() + self._recheck_after_ms
                 case Unknown(why=why) | NotSent(why=why):
                     log.warning("passed over and not known yet", payment_id=payment.id, attempt=attempt.number, why=why)
                     waited_ms = self._clock() - attempt.ended_ms
@@ -343,12 +352,16 @@ class Charging:
             case Unknown(why=why):
                 opened = payment.leave_open(AttemptState.UNKNOWN, now_ms=now)
                 due_ms = now + _pause_ms(opened)
+            case Waiting(retry_after_s=retry_after_s):
+                why = "the payer has not decided yet"
+                opened = payment.leave_open(AttemptState.WAITING, now_ms=now)
+                due_ms = now + int(retry_after_s * 1000)
         attempt = opened.attempts[-1]
         unknown = attempt.state is AttemptState.UNKNOWN
         conflict = await self._store.apply(Change(opened, due_ms, unknown=unknown), job)
         if conflict is None:
             self._observer.attempt(opened, attempt.state.value)
-            log.warning(
+            (log.info if attempt.state is AttemptState.WAITING else log.warning)(
                 "attempt has no outcome yet",
                 payment_id=opened.id,
                 request_id=opened.request_id,

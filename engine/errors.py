@@ -183,6 +183,24 @@ class AccountNotFound(EngineError):
         super().__init__("the token's subject has no account here")
 
 
+class ClientRefused(EngineError):
+    """The M-Pesa client is unknown or inactive."""
+
+    code = "INVALID_CLIENT"
+
+
+class PackageRefused(EngineError):
+    """The package is unknown, or another client's."""
+
+    code = "INVALID_PACKAGE"
+
+
+class PushFailed(EngineError):
+    """Certainly no phone was asked, or its owner was told no at once."""
+
+    code = "PUSH_FAILED"
+
+
 class TryLater(EngineError):
     """Cannot be done now; the same request may succeed after `retry_after_s` seconds."""
 

@@ -54,6 +54,8 @@ class AttemptState(StrEnum):
     SENDING = "sending"
     """The intent is written; the request may or may not have left."""
     NOT_SENT = "not_sent"
+    WAITING = "waiting"
+    """The counterparty has it, and waits for the payer; it is asked until the payer has decided."""
     UNKNOWN = "unknown"
     APPROVED = "approved"
     REJECTED = "rejected"

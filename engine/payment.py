@@ -30,7 +30,8 @@ from engine.facts import (
 from engine.ids import PaymentId, qualified
 from engine.money import Money
 
-_UNSETTLED: Final = (AttemptState.SENDING, AttemptState.UNKNOWN)
+_UNSETTLED: Final = (AttemptState.SENDING, AttemptState.WAITING, AttemptState.UNKNOWN)
+_OPEN: Final = (AttemptState.WAITING, AttemptState.UNKNOWN)
 
 
 class Payment(
@@ -96,6 +97,8 @@ class Payment(
     last_event_hash: str = ""
     request_id: str = ""
     traceparent: str = ""
+    payer: str = ""
+    """The phone that is asked to pay, 2547XXXXXXXX; its client is told it again. Not for logs."""
 
     @property
     def status(self) -> Status:
@@ -180,7 +183,7 @@ class Payment(
         if self.failure is not None or self.cancelled:
             return Outcome.FAILED if self.failure is not None else Outcome.NONE
         last = self.attempt
-        if last is not None and last.state is AttemptState.UNKNOWN and not last.reverses:
+        if last is not None and last.state in _OPEN and not last.reverses:
             return Outcome.UNKNOWN
         return Outcome.SUCCEEDED if self._charged else Outcome.NONE
 

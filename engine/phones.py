@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from engine.cards import Secret
+import msgspec
+
 from engine.errors import PaymentMethodRefused
+from engine.secret import Secret
 
 # Mobile numbers are 07… and 01… at home; `[0-9]` and not `\d`, which takes the digits of other scripts too.
 _FORMS: Final = re.compile(r"(?:\+?254|0)([17][0-9]{8})\Z")
@@ -34,3 +36,10 @@ class Phone(Secret):
     def masked(self) -> str:
         """The number as it may be logged: `2547****5678`."""
         return f"{self._text[:4]}****{self._text[-4:]}"
+
+
+class PhonePrompt(msgspec.Struct, frozen=True):
+    """A phone to be asked for money, and what its owner is told that it is for."""
+
+    phone: Phone
+    description: str = ""

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from engine.cards import Card, Cvv, Instrument, Pan, SealBroken, SealedInstrument, WalletToken
 from engine.ids import PaymentId
+from engine.phones import Phone, PhonePrompt
 
 _NONCE_BYTES: Final = 12
 
@@ -75,6 +76,9 @@ class AesGcmSealer:
                 body = f"card:{card.pan.reveal()}:{card.expiry_month}:{card.expiry_year}"
                 code = None if cvv is None else self._seal(f"{payment_id}:cvv", cvv.reveal())
                 return SealedInstrument(self._seal(f"{payment_id}:body", body), code)
+            case PhonePrompt(phone=phone, description=description):
+                text = f"phone:{phone.reveal()}:{description}"
+                return SealedInstrument(self._seal(f"{payment_id}:body", text), None)
             case token:
                 return SealedInstrument(self._seal(f"{payment_id}:body", f"wallet:{token.reveal()}"), None)
 
@@ -83,6 +87,9 @@ class AesGcmSealer:
         kind, _, rest = self._open(f"{payment_id}:body", sealed.body).partition(":")
         if kind == "wallet":
             return WalletToken(rest)
+        if kind == "phone":
+            number, _, description = rest.partition(":")
+            return PhonePrompt(Phone(number), description)
         pan, month, year = rest.split(":")
         cvv = None if sealed.cvv is None else Cvv(self._open(f"{payment_id}:cvv", sealed.cvv))
         return Card(Pan(pan), int(month), int(year), cvv)

@@ -29,7 +29,7 @@ class AttemptView(msgspec.Struct, rename="camel"):
     id: str
     kind: Kind
     acquirer: str
-    outcome: Literal["sending", "not_sent", "unknown", "rejected", "approved", "late", "reversed"]
+    outcome: Literal["sending", "not_sent", "waiting", "unknown", "rejected", "approved", "late", "reversed"]
     """`late`: it took the money though it had been passed over, or the payment had failed; `reversed`: and gave it
     back."""
     started_at: Time

@@ -162,6 +162,12 @@ class Instruments:
         for step in ("found", "reversed", "refused"):
             # From the start, or else Prometheus takes the first one for no increase.
             self.late_successes.labels(step)
+        self.push_callbacks = Counter(
+            "push_callbacks_total",
+            "What was made of M-Pesa callbacks: asked, late (known already), forged, or unknown.",
+            ["verdict"],
+            registry=registry,
+        )
         self.open_items = Gauge(
             "open_items",
             "Effects at acquirers that our books do not show and nobody has dealt with.",

@@ -92,6 +92,18 @@ class ShardKeys:
         """String: the id of the payment that a number stands for, by the number's qualified name."""
         return self._number + name
 
+    def push(self, attempt_id: str) -> str:
+        """String: what an attempt's push to a phone is called at the other end, as JSON."""
+        return f"{self.tag}:push:{attempt_id}"
+
+    def checkout(self, checkout_id: str) -> str:
+        """String: the id of the payment whose push has this name."""
+        return f"{self.tag}:checkout:{checkout_id}"
+
+    def hints(self, payment_id: str) -> str:
+        """List: what callbacks have claimed about the payment, as JSON."""
+        return f"{self.tag}:hints:{payment_id}"
+
     def lease(self, role: str) -> str:
         """String with a time to live: the process that does `role` for this shard."""
         return self._lease + role

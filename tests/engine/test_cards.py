@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from engine.cards import Card, Cvv, Pan, Secret, WalletToken, parse_expiry
+from engine.cards import Card, Cvv, Pan, WalletToken, parse_expiry
 from engine.errors import PaymentMethodRefused
+from engine.secret import Secret
 from tests.engine.making import CVV, PAN, a_card
 
 TODAY = (2026, 2)

@@ -33,7 +33,7 @@ from engine.facts import Failure, Method, Refund, RefundState, Status
 from engine.ids import PaymentId, is_payment_id
 from engine.money import Money
 from engine.payment import Payment
-from handlers import orders_api
+from handlers import mpesa_api, orders_api
 from handlers.auth import Authenticator, AuthSettings
 from handlers.core_api import ERRORS, CoreApi
 from handlers.core_changes import CoreChanges
@@ -345,7 +345,9 @@ def test_the_error_table_holds_every_refusal_of_the_engine() -> None:
     for package in (engine, clients, resilience):
         import_all(package)
 
-    assert set(leaves(EngineError)) == set(ERRORS) | set(orders_api.ERRORS) | set(GATEWAY_ERRORS)
+    assert set(leaves(EngineError)) == set(ERRORS) | set(orders_api.ERRORS) | set(GATEWAY_ERRORS) | set(
+        mpesa_api.ERRORS
+    )
 
 
 def import_all(package: ModuleType) -> None:

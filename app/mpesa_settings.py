@@ -1,0 +1,62 @@
+"""The settings of M-Pesa: the surface, its clients and packages, and Safaricom's Daraja behind it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from app.surface_settings import check_networks, within
+from clients.daraja_settings import DarajaSettings
+from engine.catalogue import MpesaClient, MpesaPackage
+
+_SECRET: Final = re.compile(r"[A-Za-z0-9_-]{16,128}\Z")
+
+
+class MpesaSettings(DarajaSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With `base_url` phones can be asked for money: by this surface when it is enabled, and by the core surface."""
+
+    enabled: bool = False
+    port: int = 8080
+    topic: str = "mpesa-payment-events"
+    initiate_wait_s: float = 20.0
+    """How long a request waits for Safaricom to take the push."""
+    waiters_max: int = 2000
+    callback_secret: str = ""
+    """The part of the callback's path that nobody else knows, 16 characters or more."""
+    callback_sources: tuple[str, ...] = ()
+    """Networks that callbacks come from; none: anywhere."""
+    callbacks_waiting_max: int = 1000
+    clients: Mapping[str, MpesaClient] = msgspec.field(default_factory=dict)
+    packages: Mapping[str, MpesaPackage] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("mpesa.port", self.port, 0, 65535)
+        within("mpesa.initiate_wait_s", self.initiate_wait_s, 0, 120)
+        within("mpesa.waiters_max", self.waiters_max, 0, 1_000_000)
+        within("mpesa.callbacks_waiting_max", self.callbacks_waiting_max, 1, 1_000_000)
+        check_networks("mpesa.callback_sources", self.callback_sources)
+        if self.base_url and not _SECRET.match(self.callback_secret):
+            raise ValueError("mpesa.callback_secret must be 16 to 128 letters, digits, - and _")
+        for section, entries in (("clients", self.clients), ("packages", self.packages)):
+            for name in entries:
+                _check_id(f"mpesa.{section}", name)
+
+    def callback_url(self, attempt_id: str) -> str:
+        """Where the result of this attempt's push is told: the attempt is named, for a push whose answer is lost."""
+        return f"{self.callback_base_url.rstrip('/')}/api/v1/payments/callback/{self.callback_secret}/{attempt_id}"
+
+    __repr__ = DarajaSettings.__repr__
+
+
+def _check_id(key: str, text: str) -> None:
+    try:
+        canonical = str(UUID(text))
+    except ValueError:
+        canonical = ""
+    if text.lower() != canonical:
+        raise ValueError(f"{key}: {text} is not a UUID")
