@@ -6,17 +6,18 @@ of ours moves money.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown, Waiting
-from engine.facts import Kind
+from engine.facts import AttemptState, Kind
 from engine.ids import Clock, PaymentId
 from engine.money import Money
-from engine.payment import Payment
+from engine.payment import Payment, attempt_id
 from engine.phones import PhonePrompt
 from engine.pushes import (
     CannotTell,
@@ -35,15 +36,22 @@ from engine.settling import Approved, Declined
 _ASK_AFTER_S: Final = (30, 60, 120, 300)
 """When a push without an answer is asked about, in seconds since it was taken; then every hour."""
 _ASK_EVERY_S: Final = 3600
+_SENDING_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
+"""How long a callback waits for the answer to its own push, before it makes the payment due all the same."""
 _NOT_OURS: Final = Declined("not_supported", "M-Pesa payments are given back outside of this engine")
 
 
-class Push(msgspec.Struct, frozen=True):
+log = structlog.get_logger()
+
+
+class Push(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is remembered of a push that was taken."""
 
     checkout_id: str
     merchant_request_id: str
     taken_ms: int
+    adopted: bool = False
+    """Its name was brought by a callback, which may lie; the answer to the push itself takes its place."""
 
 
 class Phones(Protocol):
@@ -59,7 +67,11 @@ class Pushes(Protocol):
     """Pushes by attempt, and payments by what their push is called at the other end."""
 
     async def taken(self, attempt_id: str, payment_id: PaymentId, push: Push) -> bool:
-        """Remember it. False when that name is another payment's already, or the attempt has another push."""
+        """Remember what the push itself was answered. False when that name is another payment's already."""
+        ...
+
+    async def adopt(self, attempt_id: str, payment_id: PaymentId, push: Push) -> bool:
+        """Remember what a callback says. False when the name is another payment's, or the attempt's own is known."""
         ...
 
     async def of_attempt(self, attempt_id: str) -> Push | None: ...
@@ -97,7 +109,9 @@ class PushAcquirer:
             case PushTaken() as taken:
                 # Dying before this line leaves a push that only its callback can name: its URL carries the attempt.
                 mark = Push(taken.checkout_id, taken.merchant_request_id, self._clock())
-                await self._pushes.taken(request.attempt_id, request.payment_id, mark)
+                if not await self._pushes.taken(request.attempt_id, request.payment_id, mark):
+                    # Asking about it would hear of somebody else's money. It waits for people.
+                    log.error("checkout id of another payment", attempt_id=request.attempt_id)
                 return Waiting(_ASK_AFTER_S[0])
             case PushRefused(code=code, reason=reason):
                 return Declined(f"mpesa_{code}", reason)
@@ -139,11 +153,19 @@ class HintStore(Protocol):
 class PushHints:
     """Takes what callbacks claim. Safe to run twice for one callback, at any time, for anything."""
 
-    def __init__(self, store: HintStore, pushes: Pushes, clock: Clock, heard: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: HintStore,
+        pushes: Pushes,
+        clock: Clock,
+        heard: Callable[[str], None],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._store = store
         self._pushes = pushes
         self._clock = clock
         self._heard = heard
+        self._pause = pause
 
     async def take(self, report: PushReport, attempt_id: str) -> str:
         """Record the report and, if it may be true and is news, have its payment asked about now.
@@ -151,43 +173,55 @@ class PushHints:
         `attempt_id` is what the callback's URL named; empty if nothing. Returns what was made of it:
         `unknown`, `forged`, `late` or `asked`.
         """
-        verdict = await self._judge(report, attempt_id)
+        payment, verdict = await self._judge(report, attempt_id)
         self._heard(verdict)
         # Not the checkout's id: some of Safaricom's end with the payer's number.
-        structlog.get_logger().info(
-            "push callback", verdict=verdict, attempt_id=attempt_id, result_code=report.result_code
-        )
+        log.info("push callback", verdict=verdict, attempt_id=attempt_id, result_code=report.result_code)
+        if payment is not None:
+            hint = {
+                "at": self._clock(), "verdict": verdict, "code": report.result_code, "receipt": report.receipt or "",
+            }  # fmt: skip
+            await self._pushes.note(payment.id, msgspec.json.encode(hint))
+            if verdict == "asked":
+                await self._ask_now(payment)
         return verdict
 
-    async def _judge(self, report: PushReport, attempt_id: str) -> str:
-        payment = await self._payment(report, attempt_id)
-        if payment is None:
-            return "unknown"
-        verdict = await self._verdict(payment, report)
-        hint = {"at": self._clock(), "verdict": verdict, "code": report.result_code, "receipt": report.receipt or ""}
-        await self._pushes.note(payment.id, msgspec.json.encode(hint))
-        if verdict == "asked":
-            await self._store.put_off(payment.id, None, due_ms=self._clock())
-        return verdict
-
-    async def _payment(self, report: PushReport, attempt_id: str) -> Payment | None:
+    async def _judge(self, report: PushReport, named: str) -> tuple[Payment | None, str]:
+        """The payment that the report is about, if any, and what to make of it."""
         payment_id = await self._pushes.payment_of(report.checkout_id)
-        if payment_id is None and attempt_id:
-            payment_id = await self._adopt(report, attempt_id)
-        return await self._store.get(payment_id) if payment_id else None
+        payment = await self._store.get(payment_id) if payment_id else None
+        if payment is not None:
+            return payment, _verdict(payment, report)
+        payment = await self._named(named)
+        if payment is None or (verdict := _verdict(payment, report)) != "asked":
+            return payment, "unknown" if payment is None else verdict
+        # The push's own answer was lost, or is still on its way: the callback brings the name to ask about.
+        push = Push(report.checkout_id, report.merchant_request_id, self._clock(), adopted=True)
+        return payment, "asked" if await self._pushes.adopt(named, payment.id, push) else "unknown"
 
-    async def _adopt(self, report: PushReport, attempt_id: str) -> PaymentId | None:
-        """The push's own answer was lost, or is still on its way: the callback brings the name to ask about."""
-        payment_id = PaymentId(attempt_id.rpartition("-a")[0])
-        payment = await self._store.get(payment_id)
-        if payment is None or payment.unsettled is None:
+    async def _named(self, named: str) -> Payment | None:
+        """The payment whose attempt the callback's URL names, if that attempt is a push."""
+        payment = await self._store.get(PaymentId(named.rpartition("-a")[0]))
+        last = payment.attempt if payment is not None and payment.payer else None
+        if payment is None or last is None or last.kind is not Kind.CHARGE:
             return None
-        push = Push(report.checkout_id, report.merchant_request_id, self._clock())
-        return payment_id if await self._pushes.taken(attempt_id, payment_id, push) else None
+        return payment if attempt_id(payment, last) == named else None
 
-    async def _verdict(self, payment: Payment, report: PushReport) -> str:
-        if report.amount is not None and report.amount != payment.amount:
-            return "forged"
-        if report.phone is not None and report.phone.reveal() != payment.payer:
-            return "forged"
-        return "late" if payment.ended else "asked"
+    async def _ask_now(self, payment: Payment) -> None:
+        """Make it due. Not while its push is being sent: who sends it writes a time of its own over ours."""
+        last = payment.unsettled
+        for pause_s in _SENDING_PAUSES_S:
+            if last is None or last.state is not AttemptState.SENDING:
+                break
+            await self._pause(pause_s)
+            current = await self._store.get(payment.id)
+            last = current.unsettled if current is not None else None
+        await self._store.put_off(payment.id, None, due_ms=self._clock())
+
+
+def _verdict(payment: Payment, report: PushReport) -> str:
+    if report.amount is not None and report.amount != payment.amount:
+        return "forged"
+    if report.phone is not None and report.phone.reveal() != payment.payer:
+        return "forged"
+    return "late" if payment.ended else "asked"

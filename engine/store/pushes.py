@@ -27,13 +27,29 @@ class RedisPushes:
         self._keys = keys
 
     async def taken(self, attempt_id: str, payment_id: PaymentId, push: Push) -> bool:
-        """Remember it. False when that name is another payment's already, or the attempt has another push."""
-        name = self._checkout(push.checkout_id)
+        """Remember what the push itself was answered. False when that name is another payment's already."""
         # The name first: if we die now it leads to a payment without a push, which is what there was before.
-        if not await self._claim(name, payment_id, payment_id):
+        if not await self._claim(push.checkout_id, payment_id):
             return False
-        shard = self._keys.of(payment_id)
-        return await self._claim(shard.push(attempt_id), _encode(push), push.checkout_id)
+        # Whatever a callback has said before: only this is from Safaricom for certain.
+        await self._batcher.command("SET", self._keys.of(payment_id).push(attempt_id), _encode(push))
+        return True
+
+    async def adopt(self, attempt_id: str, payment_id: PaymentId, push: Push) -> bool:
+        """Remember what a callback says. False when the name is another payment's, or the attempt's own is known."""
+        place = self._keys.of(payment_id).push(attempt_id)
+        found: bytes = await self._batcher.command("GET", place) or b""
+        if found and not (known := _decode(found)).adopted:
+            # The push's own answer has come meanwhile. If it says the same, the callback is as good as any other.
+            return known.checkout_id == push.checkout_id
+        if not await self._claim(push.checkout_id, payment_id):
+            return False
+        # A later callback takes the place of an earlier one: the first may have been a lie.
+        step = Step()
+        step.expect_value(place, found.decode())
+        step.do("SET", place, _encode(push))
+        refusal = await self._batcher.step(step)
+        return not isinstance(refusal, Refusal) or _decode(refusal.found).checkout_id == push.checkout_id
 
     async def of_attempt(self, attempt_id: str) -> Push | None:
         """The attempt's push, if one is known to have been taken."""
@@ -54,13 +70,14 @@ class RedisPushes:
         step.do("LTRIM", name, -_HINTS_MAX, -1)
         await self._batcher.step(step)
 
-    async def _claim(self, name: str, value: bytes | str, mark: str) -> bool:
-        """Whether the key is ours now, or was: what is there then has our mark in it."""
+    async def _claim(self, checkout_id: str, payment_id: PaymentId) -> bool:
+        """Whether the name is this payment's now, or was."""
+        name = self._checkout(checkout_id)
         step = Step()
         step.expect_value(name, "")
-        step.do("SET", name, value)
+        step.do("SET", name, payment_id)
         refusal = await self._batcher.step(step)
-        return not isinstance(refusal, Refusal) or mark.encode() in refusal.found
+        return not isinstance(refusal, Refusal) or refusal.found == payment_id.encode()
 
     def _checkout(self, checkout_id: str) -> str:
         return self._keys.shards[shard_of(checkout_id, len(self._keys.shards))].checkout(checkout_id)
