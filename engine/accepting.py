@@ -83,6 +83,9 @@ FIELDS: Final = (
     "paymentMethod.expiryYear",
     "paymentMethod.token",
     "capture",
+    "phone_number",
+    "description",
+    "package_id",
 )
 
 
@@ -198,7 +201,8 @@ def _values(wanted: AcceptPayment) -> Sequence[str]:
         case Card() as card:
             tail = (card.pan.reveal(), str(card.expiry_month), str(card.expiry_year), "")
         case PhonePrompt() as prompt:
-            tail = ("", "", "", prompt.phone.reveal())
+            phone = (prompt.phone.reveal(), prompt.description, prompt.package_id)
+            return (*head, wanted.method_type, "", "", "", "", "manual" if wanted.manual else "", *phone)
         case token:
             tail = ("", "", "", token.reveal())
     # Nothing for the automatic way: 0.1.0 knew no other, and its keys are still repeated.

@@ -43,3 +43,5 @@ class PhonePrompt(msgspec.Struct, frozen=True):
 
     phone: Phone
     description: str = ""
+    package_id: str = ""
+    """What is paid for, where that is sold by packages."""

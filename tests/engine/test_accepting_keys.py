@@ -13,10 +13,12 @@ from engine.cards import WalletToken
 from engine.idempotency import Fingerprints
 from engine.money import Money
 from engine.payment import Payment
+from engine.phones import Phone, PhonePrompt
 from tests.engine.accepting_world import ORDER, OWNER, SERVICE, USER, Desk, Died, a_wish
 from tests.engine.making import DECLINED, NOW_MS, PAN, a_card, begun
 
 WALLET = a_wish(WalletToken("tok_visa_4242"), "wallet")
+PHONE = a_wish(PhonePrompt(Phone("0712345678"), "a plan", "p1"), "mobile_money")
 
 
 @pytest.fixture
@@ -62,6 +64,9 @@ DIFFERENT: dict[str, tuple[AcceptPayment, AcceptPayment]] = {
     "paymentMethod.expiryYear": (a_wish(), a_wish(a_card(year=2031))),
     "paymentMethod.token": (WALLET, a_wish(WalletToken("tok_visa_4243"), "wallet")),
     "capture": (a_wish(), a_wish(manual=True)),
+    "phone_number": (PHONE, a_wish(PhonePrompt(Phone("0712345679"), "a plan", "p1"), "mobile_money")),
+    "description": (PHONE, a_wish(PhonePrompt(Phone("0712345678"), "another", "p1"), "mobile_money")),
+    "package_id": (PHONE, a_wish(PhonePrompt(Phone("0712345678"), "a plan", "p2"), "mobile_money")),
 }
 
 

@@ -16,7 +16,22 @@ from engine.ids import PaymentId
 from tests.engine.making import PAN
 
 PRINTS = Fingerprints(b"s" * 32)
-VALUES = ["core", "order-123", "user-1", "7548", "USD", "credit_card", PAN, "12", "2030", "", "automatic"]
+VALUES = [
+    "core",
+    "order-123",
+    "user-1",
+    "7548",
+    "USD",
+    "credit_card",
+    PAN,
+    "12",
+    "2030",
+    "",
+    "",
+    "2547",
+    "a plan",
+    "p1",
+]
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
 
 
