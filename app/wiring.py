@@ -50,7 +50,7 @@ from engine.store.payments import RedisPayments
 from engine.store.pushes import RedisPushes
 from engine.store.sample import AuditSample
 from engine.worker import Worker
-from handlers.core_types import METHOD_TYPES
+from handlers.core_types import CARD_METHODS
 from handlers.docs import Docs
 from handlers.envelopes import NESTED, Envelope
 from handlers.http import BODY_BYTES_MAX, Dresser, Edge
@@ -222,7 +222,7 @@ class Parts:
             by_name[name] = self._acquirer(name, fallback)
         order: dict[str, list[str]] = {
             method: [first.name, *(name for name, fallback in fallbacks.items() if method in fallback.methods)]
-            for method in METHOD_TYPES.values()
+            for method in CARD_METHODS
         }
         if self.phones is not None:
             by_name[self.phones.name], order["mobile_money"] = self.phones, [self.phones.name]

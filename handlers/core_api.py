@@ -99,6 +99,7 @@ class CoreApi:
         changes: CoreChanges,
         *,
         more: Sequence[Route] = (),
+        phones: bool = False,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._accepting = accepting
@@ -108,6 +109,7 @@ class CoreApi:
         self._waiting = waiting
         self._changes = changes
         self._more = more
+        self._phones = phones
         self._utc_now = utc_now
         self._decoder = msgspec.json.Decoder(CreatePayment)
 
@@ -151,7 +153,7 @@ class CoreApi:
         key = idempotency_key(request)
         wanted = _decode_wanted(await read_body(request), self._decoder)
         now = self._utc_now()
-        command = wanted.to_command(context.current(), (now.year, now.month))
+        command = wanted.to_command(context.current(), (now.year, now.month), phones=self._phones)
         accepted = await self._accepting.accept(command, caller, key)
         waited = await self._waiting.until(_ended, accepted.payment, caller, request)
         headers = {"Location": f"/api/payments/{waited.payment.id}", **waited.headers}

@@ -10,7 +10,10 @@ from msgspec import Meta, Raw
 from engine.accepting import AcceptPayment
 from engine.cards import Card, Cvv, Instrument, Pan, WalletToken, parse_expiry
 from engine.context import RequestContext
+from engine.errors import PaymentMethodRefused
 from engine.money import parse_amount
+from engine.phones import Phone, PhonePrompt
+from engine.pushes import whole_shillings
 
 SURFACE: Final = "core"
 
@@ -96,7 +99,34 @@ class Wallet(msgspec.Struct, tag_field="type", tag="wallet", rename="camel"):
         return "Wallet(…)"
 
 
-METHOD_TYPES: Final = {CreditCard: "credit_card", DebitCard: "debit_card", Wallet: "wallet"}
+class MobileMoney(msgspec.Struct, tag_field="type", tag="mobile_money", rename="camel"):
+    """A phone whose owner is asked to pay over M-Pesa: whole Kenyan shillings. Nothing is given back there."""
+
+    phone_number: Annotated[
+        str,
+        _form(
+            "^(\\+?254|0)[17][0-9]{8}$",
+            "A Kenyan mobile number: +2547XXXXXXXX, 2547XXXXXXXX, 07XXXXXXXX or 01XXXXXXXX",
+            "+254712345678",
+        ),
+    ]
+
+    def instrument(self, today: tuple[int, int]) -> Instrument:
+        """The checked phone. Raises `PaymentMethodRefused`."""
+        return PhonePrompt(Phone(self.phone_number))
+
+    def __repr__(self) -> str:
+        return "MobileMoney(…)"
+
+
+METHOD_TYPES: Final = {
+    CreditCard: "credit_card",
+    DebitCard: "debit_card",
+    Wallet: "wallet",
+    MobileMoney: "mobile_money",
+}
+CARD_METHODS: Final = ("credit_card", "debit_card", "wallet")
+"""What acquirers of cards take."""
 
 
 class CreatePayment(msgspec.Struct, rename="camel"):
@@ -106,19 +136,29 @@ class CreatePayment(msgspec.Struct, rename="camel"):
     user_id: UserRef
     amount: Amount
     currency: Currency
-    payment_method: CreditCard | DebitCard | Wallet
+    payment_method: CreditCard | DebitCard | Wallet | MobileMoney
     capture: Annotated[
         Literal["automatic", "manual"],
         Meta(description="`manual` authorizes only; capture or cancel it later"),
     ] = "automatic"
 
-    def to_command(self, ids: RequestContext, today: tuple[int, int]) -> AcceptPayment:
-        """The command for the engine. Raises `AmountRefused` or `PaymentMethodRefused`."""
+    def to_command(self, ids: RequestContext, today: tuple[int, int], *, phones: bool = False) -> AcceptPayment:
+        """The command for the engine; `phones` says whether phones can be asked.
+
+        Raises `AmountRefused` or `PaymentMethodRefused`.
+        """
+        amount = parse_amount(bytes(self.amount).decode(), self.currency)
+        if isinstance(self.payment_method, MobileMoney):
+            if not phones:
+                raise PaymentMethodRefused("mobile_money is not offered here", field="paymentMethod.type")
+            if self.capture == "manual":
+                raise PaymentMethodRefused("mobile_money cannot be authorized first", field="capture")
+            whole_shillings(amount)
         return AcceptPayment(
             surface=SURFACE,
             order_id=self.order_id,
             user_id=self.user_id,
-            amount=parse_amount(bytes(self.amount).decode(), self.currency),
+            amount=amount,
             method_type=METHOD_TYPES[type(self.payment_method)],
             instrument=self.payment_method.instrument(today),
             manual=self.capture == "manual",
