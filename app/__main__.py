@@ -126,7 +126,7 @@ _SECRETS: Final = {
 def _check_config(given: argparse.Namespace) -> int:
     settings = from_process(given.config)
     shown = msgspec.to_builtins(settings)
-    for section in (shown["auth"], shown["cards"], shown["acquirer"], *shown["fallbacks"].values()):
+    for section in (shown["auth"], shown["cards"], shown["mpesa"], shown["acquirer"], *shown["fallbacks"].values()):
         section.update({key: "set" for key in _SECRETS & section.keys() if section[key]})
     shown["kafka"] = {key: value for key, value in shown["kafka"].items() if "password" not in key}
     shown["redis"]["url"] = shown["redis"]["url"].rpartition("@")[2]

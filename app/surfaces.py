@@ -14,6 +14,7 @@ from clients.stripe_events import attempt_of, is_signed
 from clients.users import UserService
 from engine.accepting import Accepting, AcceptPayment
 from engine.accounts import Accounts
+from engine.asking import TogetherAsking
 from engine.catalogue import Catalogue
 from engine.changing import Changing
 from engine.charging import Acquirers
@@ -37,6 +38,7 @@ from handlers.gateway_accounts import GatewayAccounts
 from handlers.gateway_api import GatewayApi
 from handlers.limits import Identify
 from handlers.mpesa_api import Callbacks, MpesaApi
+from handlers.mpesa_limits import CountedRequests
 from handlers.orders_api import OrdersApi
 from handlers.routes import Route, Surface
 from handlers.stripe_hook import StripeHook
@@ -97,7 +99,10 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
     changing = Changing(parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit)
     waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
     changes = CoreChanges(changing, waiting, auth)
-    return CoreApi(accepting, parts.payments, parts.guards, auth, waiting, changes, more=_stripe_hook(parts))
+    phones = parts.phones is not None
+    return CoreApi(
+        accepting, parts.payments, parts.guards, auth, waiting, changes, more=_stripe_hook(parts), phones=phones
+    )
 
 
 def _stripe_hook(parts: Parts) -> list[Route]:
@@ -195,10 +200,13 @@ def _mpesa(parts: Parts, auth: Authenticator) -> MpesaApi:
         surface=MpesaApi.name,
     )
     hints = PushHints(parts.payments, parts.pushes, now_ms, parts.observer.push_callback)
+    catalogue = Catalogue(settings.clients, settings.packages, RedisCatalogue(parts.batcher))
+    limits, rule = parts.limiting.of(MpesaApi.name), parts.settings.limits.mpesa
     return MpesaApi(
-        Catalogue(settings.clients, settings.packages, RedisCatalogue(parts.batcher)),
+        CountedRequests(limits, catalogue, per_client=rule.per == "caller"),
+        catalogue,
         accepting,
-        parts.charging(Acquirers({phones.name: phones}, {})),
+        TogetherAsking(parts.charging(Acquirers({phones.name: phones}, {}))),
         parts.pushes,
         Callbacks(
             hints,

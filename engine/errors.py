@@ -117,6 +117,15 @@ class FieldsRequired(EngineError):
     code = "FIELDS_REQUIRED"
 
 
+class FieldRefused(EngineError):
+    """A field has not its form."""
+
+    code = "INVALID_FIELD"
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message, field=field)
+
+
 class StatusUnknown(EngineError):
     """The status asked for is none of those that there are."""
 

@@ -27,6 +27,7 @@ from handlers.core_waiting import OutcomeWaiting
 from handlers.envelopes import FLAT
 from handlers.http import HttpRefused, idempotency_key, read_body, reply
 from handlers.mpesa_callback import parse_callback
+from handlers.mpesa_limits import RULE, CountedRequests
 from handlers.mpesa_types import (
     Ask,
     HeardView,
@@ -42,6 +43,8 @@ from handlers.ops import HEALTH
 from handlers.routes import KEY, ErrorTable, Route
 
 ERRORS: Final[ErrorTable] = {
+    errors.FieldsRequired: 400,
+    errors.FieldRefused: 400,
     errors.AmountRefused: 400,
     errors.PackageRefused: 400,
     errors.ClientRefused: 403,
@@ -53,6 +56,7 @@ ERRORS: Final[ErrorTable] = {
     errors.StoreUnavailable: 503,
     errors.Overloaded: 503,
 }
+_FORM: Final = (errors.FieldsRequired, errors.FieldRefused)
 _LATER: Final = (errors.StoreUnavailable, errors.Overloaded)
 _BASE: Final = "/api/v1"
 _METHOD: Final = "mobile_money"
@@ -91,6 +95,7 @@ class MpesaApi:
 
     def __init__(
         self,
+        requests: CountedRequests,
         catalogue: Catalogue,
         accepting: Accepting,
         asking: Asking,
@@ -100,6 +105,8 @@ class MpesaApi:
         *,
         initiate_wait_s: float,
     ) -> None:
+        """`asking` should ask but once for all who ask about one payment at the same time."""
+        self._requests = requests
         self._catalogue = catalogue
         self._accepting = accepting
         self._asking = asking
@@ -113,15 +120,16 @@ class MpesaApi:
         return [
             Route(
                 "POST", f"{_BASE}/payments/initiate", self.initiate, "Ask a phone to pay a package",
-                {200: InitiatedView, 202: InitiatedView}, body=Initiate, params=(KEY,), auth=False,
+                {200: InitiatedView, 202: InitiatedView}, body=Initiate, params=(KEY,), auth=False, counted=False,
+                limits=(RULE,),
                 errors=(
-                    errors.ClientRefused, errors.PackageRefused, errors.KeyReused, errors.PushFailed, *_LATER,
+                    *_FORM, errors.ClientRefused, errors.PackageRefused, errors.KeyReused, errors.PushFailed, *_LATER,
                 ),
             ),
             Route(
                 "POST", f"{_BASE}/payments/status", self.status, "How a payment stands: Safaricom is asked",
-                {200: StatusView}, body=Ask, auth=False,
-                errors=(errors.ClientRefused, errors.PaymentNotFound, *_LATER),
+                {200: StatusView}, body=Ask, auth=False, counted=False, limits=(RULE,),
+                errors=(*_FORM, errors.ClientRefused, errors.PaymentNotFound, *_LATER),
             ),
             *self._callbacks.routes(_BASE),
         ]  # fmt: skip
@@ -129,7 +137,7 @@ class MpesaApi:
     async def initiate(self, request: web.Request) -> web.Response:
         """`POST /api/v1/payments/initiate`."""
         key = idempotency_key(request)
-        wanted = wanted_push(await read_body(request))
+        wanted = await self._requests.read(request, wanted_push)
         offer = await self._catalogue.offer(wanted.client_id, wanted.package_id)
         client = Caller(wanted.client_id, privileged=False)
         ids = context.current()
@@ -140,7 +148,7 @@ class MpesaApi:
                 user_id=wanted.client_id,
                 amount=Money(offer.package.price * 100, CURRENCY),
                 method_type=_METHOD,
-                instrument=PhonePrompt(wanted.phone, wanted.description),
+                instrument=PhonePrompt(wanted.phone, wanted.description, wanted.package_id),
                 manual=False,
                 request_id=ids.request_id,
                 traceparent=ids.traceparent,
@@ -149,19 +157,21 @@ class MpesaApi:
             key,
         )
         payment = await self._waiting.at_most(self._initiate_wait_s, _is_answered, accepted.payment, client)
-        if payment.failure is not None and payment.failure.code.startswith(("PUSH_", "MPESA_")):
-            raise errors.PushFailed(f"failed to initiate STK push: {payment.failure.reason}")
         push = await self._pushes.of_attempt(attempt_id(payment)) if payment.attempts else None
+        # With a push it was the payer who failed it, however soon: that is told by the status.
+        if push is None and payment.failure is not None:
+            raise errors.PushFailed(f"failed to initiate STK push: {payment.failure.reason}")
+        # A name that only a callback has brought may be made up: it is good to ask by, and proves nothing yet.
+        sure = push is not None and (payment.ended or not push.adopted)
         headers = {"Idempotent-Replayed": "true"} if accepted.replayed else {}
         view = InitiatedView(
-            transaction_id(payment.id), push.checkout_id if push else "", _PUSHED if push else _UNSURE, "pending"
+            transaction_id(payment.id), push.checkout_id if push else "", _PUSHED if sure else _UNSURE, "pending"
         )
-        return reply(200 if push else 202, view, headers)
+        return reply(200 if sure else 202, view, headers)
 
     async def status(self, request: web.Request) -> web.Response:
         """`POST /api/v1/payments/status`."""
-        wanted = wanted_status(await read_body(request))
-        await self._catalogue.client(wanted.client_id)
+        wanted = await self._requests.read(request, wanted_status)
         client = Caller(wanted.client_id, privileged=False)
         payment_id = await self._pushes.payment_of(wanted.checkout_id)
         if payment_id is None:

@@ -9,18 +9,18 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from engine.errors import PaymentMethodRefused
+from engine.errors import FieldRefused, FieldsRequired, PaymentMethodRefused
 from engine.facts import Status
 from engine.ids import PaymentId
 from engine.payment import Payment
 from engine.phones import Phone
-from handlers.http import HttpRefused, decode
+from handlers.http import decode
 
 _EAST_AFRICA: Final = timezone(timedelta(hours=3))
 _CANCELLED: Final = "mpesa_1032"
 _DESCRIPTION_MAX: Final = 255
 _CHECKOUT_MAX: Final = 128
-_AS_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
+_AS_JSON: Final = msgspec.json.Decoder(Any)
 
 ClientRef = Annotated[str, Meta(examples=["550e8400-e29b-41d4-a716-446655440000"])]
 CheckoutRef = Annotated[str, Meta(examples=["ws_CO_28012026150605712345678"])]
@@ -93,8 +93,8 @@ class WantedPush(msgspec.Struct, frozen=True):
 
 
 def wanted_push(body: bytes) -> WantedPush:
-    """The request. Raises `HttpRefused` with the contract's words."""
-    fields = decode(body, _AS_OBJECT)
+    """The request. Raises `FieldsRequired` or `FieldRefused` with the contract's words, `HttpRefused` without JSON."""
+    fields = _object(body)
     _require(fields, "client_id", "package_id", "description")
     _require(fields, "phone_number")
     return WantedPush(
@@ -103,8 +103,8 @@ def wanted_push(body: bytes) -> WantedPush:
 
 
 def wanted_status(body: bytes) -> Ask:
-    """The request. Raises `HttpRefused` with the contract's words."""
-    fields = decode(body, _AS_OBJECT)
+    """The request. Raises as `wanted_push`."""
+    fields = _object(body)
     _require(fields, "client_id", "checkout_id")
     return Ask(_uuid(fields, "client_id"), _text(fields, "checkout_id", _CHECKOUT_MAX))
 
@@ -147,10 +147,17 @@ def reference_of(payment: Payment) -> str:
     return f"PKG-{moment:%Y%m%d%H%M%S}-{payment.id[24:30]}"
 
 
+def _object(body: bytes) -> dict[str, Any]:
+    fields: Any = decode(body, _AS_JSON)
+    if not isinstance(fields, dict):
+        raise FieldRefused("the body must be a JSON object", field="")
+    return fields
+
+
 def _require(fields: dict[str, Any], *names: str) -> None:
     missing = [name for name in names if fields.get(name) in (None, "")]
     if missing:
-        raise HttpRefused(400, "MISSING_FIELDS", f"Missing required fields: {', '.join(missing)}")
+        raise FieldsRequired(f"Missing required fields: {', '.join(missing)}")
 
 
 def _uuid(fields: dict[str, Any], name: str) -> str:
@@ -179,5 +186,5 @@ def _text(fields: dict[str, Any], name: str, length_max: int = _DESCRIPTION_MAX)
     return text
 
 
-def _invalid(name: str) -> HttpRefused:
-    return HttpRefused(400, "INVALID_REQUEST", f"Invalid {name} format", details={"field": name})
+def _invalid(name: str) -> FieldRefused:
+    return FieldRefused(f"Invalid {name} format", field=name)
