@@ -1,0 +1,1 @@
+"""The M-Pesa surface, as its clients, its payers and Safaricom see it."""

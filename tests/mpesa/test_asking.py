@@ -1,0 +1,135 @@
+"""When a push without an answer is asked about, with a clock that only this test moves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from engine.asking import TogetherAsking
+from engine.changes import Job
+from engine.charging import Acquirers, Charging
+from engine.facts import AttemptState, Method, Status
+from engine.ids import PaymentId
+from engine.phones import Phone, PhonePrompt
+from engine.pushes import NotPaid, PushAnswer, PushRequest, PushStatus, PushTaken, StillWaiting
+from engine.pushing import Push, PushAcquirer
+from tests.engine.charging_world import MemoryStore
+from tests.engine.making import PAYMENT_ID, FakeClock, a_payment, a_sealer
+
+
+class Safaricom:
+    """Takes every push, and says what it was told to say."""
+
+    name = "mpesa"
+
+    def __init__(self) -> None:
+        self.pushed: list[PushRequest] = []
+        self.asked: list[str] = []
+        self.says: PushStatus = StillWaiting()
+
+    async def push(self, request: PushRequest) -> PushAnswer:
+        self.pushed.append(request)
+        return PushTaken("ws_CO_1", "1-2-3")
+
+    async def query(self, checkout_id: str) -> PushStatus:
+        self.asked.append(checkout_id)
+        return self.says
+
+
+class Names:
+    """What pushes are called, in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Push] = {}
+
+    async def taken(self, attempt_id: str, payment_id: PaymentId, push: Push) -> bool:
+        self.kept[attempt_id] = push
+        return True
+
+    async def adopt(self, attempt_id: str, payment_id: PaymentId, push: Push) -> bool:
+        return False
+
+    async def of_attempt(self, attempt_id: str) -> Push | None:
+        return self.kept.get(attempt_id)
+
+    async def payment_of(self, checkout_id: str) -> PaymentId | None:
+        return None
+
+    async def note(self, payment_id: PaymentId, hint: bytes) -> None:
+        raise AssertionError("no callback comes here")
+
+
+async def test_it_is_asked_about_after_half_a_minute_one_two_and_five_minutes_and_then_hourly() -> None:
+    clock, store, safaricom, sealer = FakeClock(), MemoryStore(), Safaricom(), a_sealer()
+    phones = PushAcquirer(safaricom, Names(), lambda attempt_id: f"http://us/{attempt_id}", clock)
+    charging = Charging(
+        store, Acquirers({"mpesa": phones}, {"mobile_money": ["mpesa"]}), sealer, _Observer(), clock,
+        lease_s=20, recheck_after_s=300,
+    )  # fmt: skip
+    payment = msgspec.structs.replace(
+        a_payment(minor=150_000, currency="KES"), method=Method("mobile_money"), payer="254712345678"
+    )
+    began = clock()
+    await charging.process(store.add(payment, sealer.seal(PAYMENT_ID, PhonePrompt(Phone("0712345678"), "A plan"))))
+    moments = []
+    for _ in range(7):
+        assert store.now().attempts[-1].state is AttemptState.WAITING
+        clock.advance(store.due[PAYMENT_ID] - clock())
+        moments.append((clock() - began) // 1000)
+        if len(moments) == 7:
+            safaricom.says = NotPaid("1037", "DS timeout user cannot be reached")
+        await charging.process(store.add_job(PAYMENT_ID))
+    assert moments == [30, 60, 120, 300, 3900, 7500, 11_100]
+    assert len(safaricom.pushed) == 1
+    assert safaricom.asked == ["ws_CO_1"] * 7
+    assert store.now().status is Status.FAILED, "and only because Safaricom said so"
+    assert [event.type for event in store.events] == ["payment_failed"]
+
+
+class _Observer:
+    """Is told, and says nothing."""
+
+    def attempt(self, payment: object, outcome: str) -> None: ...
+    def late_success(self) -> None: ...
+    def settled(self, payment: object) -> None: ...
+
+
+class Slow:
+    """Asks until it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.go = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def process(self, job: Job) -> None:
+        self.asked += 1
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+
+
+async def test_of_many_who_ask_about_one_payment_one_asks_also_when_the_first_goes_away() -> None:
+    slow = Slow()
+    asking, job = TogetherAsking(slow), Job(PAYMENT_ID, None, "0-0")
+    waiting = [asyncio.create_task(asking.process(job)) for _ in range(10)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    slow.go.set()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError) and results[1:] == [None] * 9
+    assert slow.asked == 1
+    await asking.process(job)
+    assert slow.asked == 2, "who comes afterwards asks anew"
+
+
+async def test_what_the_question_raised_is_raised_for_all() -> None:
+    slow = Slow()
+    slow.error = ValueError("no")
+    slow.go.set()
+    asking = TogetherAsking(slow)
+    jobs = [asking.process(Job(PAYMENT_ID, None, "0-0")) for _ in range(3)]
+    results = await asyncio.gather(*jobs, return_exceptions=True)
+    assert [str(result) for result in results] == ["no"] * 3
