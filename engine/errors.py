@@ -198,6 +198,12 @@ class ClientRefused(EngineError):
     code = "INVALID_CLIENT"
 
 
+class NothingHere(EngineError):
+    """There is nothing at this path, as far as this caller may know."""
+
+    code = "NOT_FOUND"
+
+
 class PackageRefused(EngineError):
     """The package is unknown, or another client's."""
 

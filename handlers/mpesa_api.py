@@ -50,6 +50,7 @@ ERRORS: Final[ErrorTable] = {
     errors.ClientRefused: 403,
     errors.NotYourUser: 403,
     errors.PaymentNotFound: 404,
+    errors.NothingHere: 404,
     errors.PushFailed: 500,
     errors.KeyReused: 422,
     errors.SigningKeysUnavailable: 503,
@@ -220,7 +221,8 @@ class Callbacks:
         handlers = (self.callback, self.callback_of_attempt)
         return [
             Route(
-                "POST", path, handler, text, {200: HeardView}, body=dict, auth=False, tag="callbacks", counted=False
+                "POST", path, handler, text, {200: HeardView}, body=dict, auth=False, tag="callbacks", counted=False,
+                errors=(errors.NothingHere,),
             )
             for path, handler, text in zip(paths, handlers, texts, strict=True)
         ]  # fmt: skip
@@ -256,7 +258,7 @@ class Callbacks:
         right = hmac.compare_digest(request.match_info["secret"].encode(), self._secret.encode())
         if not right or not self._is_source(self._address_of(request)):
             # As if there were nothing here: who tries secrets learns nothing.
-            raise web.HTTPNotFound
+            raise errors.NothingHere("there is nothing at this path")
 
     def _is_source(self, address: str) -> bool:
         if not self._sources:
