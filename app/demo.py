@@ -21,6 +21,7 @@ from app.embedded import FAKE_URL, EmbeddedFailed, find_server, redis_server
 from app.settings import Settings, from_process
 from app.tokens import make_token
 from simulators.acquirer import AcquirerSim
+from simulators.internal_gateway import InternalGatewaySim
 from simulators.orders import OrderServiceSim
 from simulators.server import HasApp, serve
 from simulators.users import UserServiceSim
@@ -28,6 +29,7 @@ from simulators.users import UserServiceSim
 _USERS_PORT: Final = 3002
 _ORDERS_PORT: Final = 3001
 _ACQUIRER_PORT: Final = 3009
+_GATEWAY_PORT: Final = 3008
 _USER: Final = "550e8400-e29b-41d4-a716-446655440001"
 _SECRETS: Final = "secrets.json"
 
@@ -38,6 +40,7 @@ class DemoPorts(msgspec.Struct, frozen=True):
     users: int = _USERS_PORT
     orders: int = _ORDERS_PORT
     acquirer: int = _ACQUIRER_PORT
+    gateway: int = _GATEWAY_PORT
 
 
 @contextlib.asynccontextmanager
@@ -48,6 +51,7 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
         "auth": {"secret": kept["jwt"]},
         "cards": {"keys": f"demo:{kept['cards']}", "fingerprint_secret": kept["fingerprints"]},
         "events": {"file": str(folder / "events.jsonl")},
+        "orders_api": {"enabled": True},
     }
     configured = from_process(config, defaults)
     async with contextlib.AsyncExitStack() as stack:
@@ -64,9 +68,22 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
             if not getattr(configured, section).url:
                 url = await stack.enter_async_context(_simulator(sim, port))
                 defaults[section] = {"url": url + path}
+        await _gateway(stack, configured, defaults["orders_api"], ports.gateway)
         if "users" in defaults:
             await _seed_user(defaults["users"]["url"].removesuffix("/{id}"))
         yield from_process(config, defaults)
+
+
+async def _gateway(
+    stack: contextlib.AsyncExitStack, configured: Settings, orders_api: dict[str, Any], port: int
+) -> None:
+    """The gateway behind the orders surface, unless that is switched off or has one."""
+    wanted = configured.orders_api
+    missing = {"users_url": wanted.users_url, "orders_url": wanted.orders_url}
+    missing = {key: path for key, path in missing.items() if not path}
+    if wanted.enabled and missing:
+        url = await stack.enter_async_context(_simulator(InternalGatewaySim(None), port))
+        orders_api.update({key: f"{url}/internal/{key.removesuffix('_url')}/{{id}}" for key in missing})
 
 
 def banner(settings: Settings, folder: Path) -> str:
@@ -85,11 +102,13 @@ def banner(settings: Settings, folder: Path) -> str:
         f'\'{{"orderId":"{order}","userId":"{_USER}","amount":75.48,"currency":"USD","paymentMethod":'
         f'{{"type":"credit_card","cardNumber":"4242424242424242","expiryMonth":"12","expiryYear":"2030","cvv":"123"}}}}\''
     )
+    recorded = f"http://127.0.0.1:{settings.orders_api.port}"
+    orders_line = f"Orders surface   {recorded}   docs {recorded}/docs\n" if settings.orders_api.enabled else ""
     where = f"Kafka at {settings.kafka.brokers}" if settings.kafka.brokers else settings.events.file
     kept = "NOTHING IS KEPT: there is no redis-server here" if settings.redis.url == FAKE_URL else f"kept in {folder}/"
     return f"""
 Payment engine   {base}   docs {base}/docs   metrics {base}/metrics
-Events           {where}
+{orders_line}Events           {where}
 Data             {kept}
 
 Paste a token, an order, and a payment for it:

@@ -30,3 +30,11 @@ class PaymentObserver:
             self._instruments.payments_processed.labels(payment.status.value).inc()
             if not payment.cancelled:
                 self._success_rate.count(payment.failure is None)
+
+    def recorded(self, payment: Payment) -> None:
+        """A payment that is settled outside was recorded, or its status has changed."""
+        if payment.refunds:
+            self._instruments.refunds_processed.labels(payment.refunds[-1].state.value).inc()
+        elif payment.ended_ms:
+            # Not for the success rate, which is about what we charge.
+            self._instruments.payments_processed.labels(payment.status.value).inc()

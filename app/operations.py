@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from app.offline import Dataset, dataset
-from app.settings import ConfigError, Settings
+from app.settings import ConfigError, Settings, topics
 from clients.event_file import EventFile
 from clients.kafka import KafkaPublisher
 from engine.events import OutgoingEvent, history, outgoing
@@ -84,7 +84,7 @@ async def replay(settings: Settings, given: argparse.Namespace) -> int:
             async for payment in _chosen(data, given.payment):
                 for event in history(payment, await data.scan.events_of(payment.id)):
                     if first <= event.time_ms <= last:
-                        topic = settings.events.topic
+                        topic = topics(settings)[payment.surface]
                         batch.append(outgoing(event, topic=topic, surface=payment.surface, payment_id=payment.id))
                 if len(batch) >= _REPLAY_BATCH:
                     published += await _publish(publisher, batch)

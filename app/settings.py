@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from app.surface_settings import CoreSettings, OpsSettings, within
+from app.surface_settings import CoreSettings, OpsSettings, OrdersApiSettings, within
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
@@ -24,11 +24,18 @@ _PREFIX: Final = "PAYMENTS__"
 # The environment variables of the contracts. A gateway serves users and orders under its internal paths.
 _CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     "JWT_SEC": (("auth", "secret", "{}"),),
-    "PAYMENT_SERVICE_PORT": (("core", "port", "{}"),),
     "KAFKA_BROKER": (("kafka", "brokers", "{}"),),
     "KAFKA_URI": (("kafka", "brokers", "{}"),),
-    "GATEWAY_URL": (("users", "url", "{}/internal/users/{{id}}"), ("orders", "url", "{}/internal/orders/{{id}}")),
+    "GATEWAY_URL": (
+        ("users", "url", "{}/internal/users/{{id}}"),
+        ("orders", "url", "{}/internal/orders/{{id}}"),
+        ("orders_api", "users_url", "{}/internal/users/{{id}}"),
+        ("orders_api", "orders_url", "{}/internal/orders/{{id}}"),
+    ),
 }
+_PORT_ENV: Final = "PAYMENT_SERVICE_PORT"
+_PORT_SECTIONS: Final = ("core", "orders_api")
+"""The surfaces whose contracts call the port `PAYMENT_SERVICE_PORT`: the first of them that is enabled has it."""
 
 
 class ConfigError(Exception):
@@ -121,6 +128,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     server: ServerSettings = ServerSettings()
     core: CoreSettings = CoreSettings()
+    orders_api: OrdersApiSettings = OrdersApiSettings()
     ops: OpsSettings = OpsSettings()
     auth: AuthSettings = AuthSettings()
     redis: RedisSettings = RedisSettings()
@@ -164,15 +172,19 @@ def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[st
     for name, value in environment.items():
         if name.startswith(_PREFIX):
             _put(tree, name.removeprefix(_PREFIX).lower().split("__"), _scalar(value), name)
-    try:
-        return msgspec.convert(tree, Settings, strict=False)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(str(error)) from None
+    settings = _converted(tree)
+    if port := environment.get(_PORT_ENV):
+        # Which surface is meant, is known only when everything else is.
+        surface = next((name for name in _PORT_SECTIONS if getattr(settings, name).enabled), None)
+        if surface and f"{_PREFIX}{surface}__port".upper() not in map(str.upper, environment):
+            _put(tree, [surface, "port"], port, _PORT_ENV)
+            return _converted(tree)
+    return settings
 
 
 def topics(settings: Settings) -> dict[str, str]:
     """Where each surface's events go. An empty topic means that the event's type names it."""
-    return {"core": settings.events.topic}
+    return {"core": settings.events.topic, "orders": settings.orders_api.topic}
 
 
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
@@ -186,9 +198,9 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
         found.append("cards.fingerprint_secret (PAYMENTS__CARDS__FINGERPRINT_SECRET) is not set")
     if "http" in roles:
         found += [
-            f"{name}.url (PAYMENTS__{name.upper()}__URL) is not set: a template with {{id}}"
-            for name in ("users", "orders")
-            if "{id}" not in getattr(settings, name).url
+            f"{key} (PAYMENTS__{key.upper().replace('.', '__')}) is not set: a template with {{id}}"
+            for key, url in _urls_needed(settings)
+            if "{id}" not in url
         ]
         if settings.auth.mode == "jwt" and settings.auth.shares_secret and len(settings.auth.secret) < 32:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
@@ -199,9 +211,26 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
     return found
 
 
+def _urls_needed(settings: Settings) -> list[tuple[str, str]]:
+    needed = []
+    if settings.core.enabled:
+        needed += [("users.url", settings.users.url), ("orders.url", settings.orders.url)]
+    if settings.orders_api.enabled:
+        orders = settings.orders_api
+        needed += [("orders_api.users_url", orders.users_url), ("orders_api.orders_url", orders.orders_url)]
+    return needed
+
+
 def from_process(path: Path | None, defaults: Mapping[str, Any] | None = None) -> Settings:
     """The settings of this process. Raises `ConfigError`."""
     return load(path, os.environ, defaults)
+
+
+def _converted(tree: Mapping[str, Any]) -> Settings:
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(str(error)) from None
 
 
 def _merge(tree: dict[str, Any], more: Mapping[str, Any]) -> None:

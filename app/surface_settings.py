@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+from engine.money import DECIMALS
+from resilience.guard import GuardSettings
 
 
 def within(key: str, value: float, low: float, high: float) -> None:
@@ -23,6 +28,32 @@ class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         within("core.port", self.port, 0, 65535)
         within("core.wait_max_s", self.wait_max_s, 0, 300)
         within("core.waiters_max", self.waiters_max, 0, 1_000_000)
+
+
+class OrdersApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The orders surface. The URLs are templates with `{id}`: the gateway is asked whether users and orders exist."""
+
+    enabled: bool = False
+    port: int = 3004
+    topic: str = "payment-events"
+    currency: str = "USD"
+    begins: Literal["success", "pending"] = "success"
+    """The status of a new payment."""
+    numbers_cache_max: int = 100_000
+    users_url: str = ""
+    users_cache_s: float = 5.0
+    users_cache_max: int = 50_000
+    users_guard: GuardSettings = GuardSettings()
+    orders_url: str = ""
+    orders_guard: GuardSettings = GuardSettings()
+
+    def __post_init__(self) -> None:
+        within("orders_api.port", self.port, 0, 65535)
+        within("orders_api.numbers_cache_max", self.numbers_cache_max, 1, 10_000_000)
+        within("orders_api.users_cache_s", self.users_cache_s, 0, 3600)
+        within("orders_api.users_cache_max", self.users_cache_max, 1, 10_000_000)
+        if DECIMALS.get(self.currency) != 2:
+            raise ValueError("orders_api.currency must be an ISO 4217 code with two decimals")
 
 
 class OpsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,18 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from app.wiring import Parts
+from clients.gateway import GatewayLookup
 from clients.jwks import JwksKeys
 from clients.orders import OrderService
 from clients.users import UserService
 from engine.accepting import Accepting
 from engine.changing import Changing
 from engine.checking import OrderChecks
+from engine.errors import OrderServiceUnavailable, UserServiceUnavailable
+from engine.existing import ExistenceChecks
 from engine.ids import now_ms
+from engine.recorded import Recorded
+from engine.recording import RecordedPayments
+from engine.store.numbers import RedisNumbers
 from engine.store.revocations import RedisRevocations
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
 from handlers.core_changes import CoreChanges
 from handlers.core_waiting import OutcomeWaiting
+from handlers.orders_api import OrdersApi
 from handlers.routes import Surface
 from resilience.guard import GuardSettings
 
@@ -75,5 +82,31 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
     return CoreApi(accepting, parts.payments, parts.guards, auth, waiting, CoreChanges(changing, waiting, auth))
 
 
-_BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {"core": _core}
+def _orders(parts: Parts, auth: Authenticator) -> OrdersApi:
+    settings = parts.settings.orders_api
+    users = GatewayLookup(
+        parts.counterparty("gateway_users", settings.users_guard),
+        settings.users_url,
+        UserServiceUnavailable,
+        cache_s=settings.users_cache_s,
+        cache_max=settings.users_cache_max,
+    )
+    orders = GatewayLookup(
+        parts.counterparty("gateway_orders", settings.orders_guard), settings.orders_url, OrderServiceUnavailable
+    )
+    payments = RecordedPayments(
+        ExistenceChecks(users, orders).check,
+        parts.payments,
+        RedisNumbers(parts.batcher, parts.keys, surface=OrdersApi.name, cache_max=settings.numbers_cache_max),
+        parts.fingerprints,
+        parts.ids,
+        parts.observer,
+        now_ms,
+        parts.admit,
+        begins=Recorded(settings.begins),
+    )
+    return OrdersApi(payments, auth, currency=settings.currency)
+
+
+_BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {"core": _core, "orders_api": _orders}
 """By the name of the section of settings, in the order of the documentation."""

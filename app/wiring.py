@@ -106,6 +106,7 @@ class Parts:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.readiness = ReadinessBoard(("store", "process"))
         self.success_rate = SuccessRate()
+        self.observer = PaymentObserver(self.instruments, self.success_rate)
         self.guards = Guards(self.instruments)
         redis = settings.redis
         self.keys = Keys(redis.shards)
@@ -171,7 +172,7 @@ class Parts:
             self.payments,
             self._acquirers(),
             self.sealer,
-            PaymentObserver(self.instruments, self.success_rate),
+            self.observer,
             now_ms,
             lease_s=worker.lease_s,
         )

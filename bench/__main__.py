@@ -21,6 +21,7 @@ from bench import processes
 from bench.engines import token
 from bench.loading import CONNECTIONS, USERS, Loader, Wrong
 from bench.long import Sample, long_run
+from bench.orders import orders_round
 from bench.results import Result, machine, ratios, targets
 from bench.rounds import Bench, Case, Measured, engine_round, floor_round
 from bench.table import table
@@ -33,7 +34,11 @@ CASES: Final = (
     Case("full, keys", "full", keyed=True),
     Case("accept, two", "accept", processes=2),
     Case("full, two", "full", processes=2),
+    Case("orders create", "record"),
+    Case("orders told", "recorded"),
+    Case("orders read", "read"),
 )
+_ROUNDS: Final = {"floor": floor_round, "record": orders_round, "recorded": orders_round, "read": orders_round}
 _RESULTS: Final = Path(__file__).parent / "results"
 _NEEDED: Final = {"wrk": "the load generator (Debian: apt-get install wrk)",
                   "redis-server": "6.2 or newer (Debian: apt-get install redis-server)"}  # fmt: skip
@@ -67,7 +72,7 @@ def _run(bench: Bench, given: argparse.Namespace) -> Result:
     rounds: list[Measured] = []
     for cycle in range(given.rounds):
         for case in cases:
-            measured = floor_round(bench, case) if case.path == "floor" else engine_round(bench, case)
+            measured = _ROUNDS.get(case.path, engine_round)(bench, case)
             rounds.append(measured)
             _tell(f"cycle {cycle + 1} of {given.rounds}  {case.name:<14} {measured.per_second:>8.0f} a second")
     samples: list[Sample] = long_run(bench, given.payments, _tell) if given.payments else []

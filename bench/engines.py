@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -62,9 +62,12 @@ class Engine(NamedTuple):
 @contextlib.contextmanager
 def engine(
     folder: Path, store: redis.Redis, services: Server, acquirer: Server,
-    *, full: bool, processes_count: int, kafka: str,
+    *, full: bool, processes_count: int, kafka: str, more: Mapping[str, str] | None = None,
 ) -> Iterator[Engine]:  # fmt: skip
-    """Run the engine: all of it, or only its HTTP side, which then takes payments that nobody charges."""
+    """Run the engine: all of it, or only its HTTP side, which then takes payments that nobody charges.
+
+    `more` are further settings.
+    """
     port = processes.free_port()
     events = None if kafka else folder / f"events-{port}.jsonl"
     settings = {
@@ -79,6 +82,7 @@ def engine(
         # Without a worker the jobs only pile up, and that must not be refused.
         "PAYMENTS__REDIS__JOBS_MAX": "100000" if full else "10000000",
         **({"KAFKA_BROKER": kafka} if kafka else {"PAYMENTS__EVENTS__FILE": str(events)}),
+        **(more or {}),
     }
     arguments = () if full else ("--roles", "http")
     many = ("--processes", str(processes_count)) if processes_count > 1 else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import msgspec
 CONNECTIONS: Final = 32
 USERS: Final = 1000
 _SCRIPT: Final = Path(__file__).with_name("load.lua")
+_ORDERS_SCRIPT: Final = _SCRIPT.with_name("orders.lua")
 _MARK: Final = "RESULT "
 
 
@@ -48,10 +50,17 @@ class Loader:
     def run(self, base: str, *, seconds: int, keyed: bool) -> Load:
         """Load for some seconds. Raises `Wrong` when anything but a 2xx came back."""
         prefix = f"order-{next(self._runs)}"
+        return self._load(base, _SCRIPT, seconds, (prefix, self._token, str(USERS), "keyed" if keyed else "plain"))
+
+    def run_orders(self, base: str, *, seconds: int, read: int) -> Load:
+        """Load the orders surface: record payments or, of the first `read`, read one after the other."""
+        what = ("read", str(read)) if read else ("create", "1")
+        return self._load(base, _ORDERS_SCRIPT, seconds, (str(next(self._runs)), self._token, str(USERS), *what))
+
+    def _load(self, base: str, script: Path, seconds: int, arguments: Sequence[str]) -> Load:
         command = [
             "wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s",
-            "--script", str(_SCRIPT), f"{base}/api/payments", "--",
-            prefix, self._token, str(USERS), "keyed" if keyed else "plain",
+            "--script", str(script), f"{base}/api/payments", "--", *arguments,
         ]  # fmt: skip
         ended = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
         lines = [line for line in ended.stdout.splitlines() if line.startswith(_MARK)]

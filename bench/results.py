@@ -21,6 +21,9 @@ _PAIRS: Final = {
     "accept with keys / floor": ("accept, keys", "floor"),
     "full / floor": ("full", "floor"),
     "full with keys / floor": ("full, keys", "floor"),
+    "orders create / floor": ("orders create", "floor"),
+    "orders told / floor": ("orders told", "floor"),
+    "orders read / floor": ("orders read", "floor"),
     "accept, two processes / one": ("accept, two", "accept"),
     "full, two processes / one": ("full, two", "full"),
 }
@@ -109,6 +112,8 @@ def targets(shares: Mapping[str, Range], rounds: Sequence[Measured], long_run: S
                 ("full / floor", 0.15),
                 ("accept, two processes / one", 1.3),
                 ("full, two processes / one", 1.3),
+                ("orders create / floor", 0.20),
+                ("orders read / floor", 0.5),
             )
         ),
         _at_most("Redis bytes a settled payment", end.redis_bytes if end else short_bytes, 2048),

@@ -24,10 +24,13 @@ _DRAIN_S = 120.0
 
 
 class Case(NamedTuple):
-    """One thing to measure. `floor`: bare aiohttp; `accept`: the engine takes payments; `full`: it charges them too."""
+    """One thing to measure. `floor`: bare aiohttp; `accept`: the engine takes payments; `full`: it charges them too.
+
+    Of the orders surface: `record`, `recorded` with the events told as well, and `read`.
+    """
 
     name: str
-    path: Literal["floor", "accept", "full"]
+    path: Literal["floor", "accept", "full", "record", "recorded", "read"]
     keyed: bool = False
     processes: int = 1
 
@@ -117,7 +120,7 @@ def load_and_measure(bench: Bench, case: Case, started: Engine, *, seconds: int)
     except Wrong as wrong:
         raise Wrong(f"{wrong}; the engine's last words:\n{started.server.last_words()}") from None
     loaded_at = time.monotonic()
-    drained_at = _drained(started.store) if full else loaded_at
+    drained_at = drained(started.store) if full else loaded_at
     foreign = others.share()
     if not full:
         time.sleep(_QUIET_S)  # wrk has hung up on requests that are still under way
@@ -170,7 +173,7 @@ def _snapshot(started: Engine) -> _Snapshot:
     )
 
 
-def _drained(store: redis.Redis) -> float:
+def drained(store: redis.Redis) -> float:
     """Wait until no job and no event waits, and stays so. Returns since when."""
     ends_at = time.monotonic() + _DRAIN_S
     since: float | None = None

@@ -31,6 +31,8 @@ class Change(NamedTuple):
     """Whether money may have moved without us knowing."""
     forget_instrument: bool = False
     release_order: bool = False
+    needs_room: bool = False
+    """Whether it may be refused while too many events wait: somebody asks for it. What has happened is always kept."""
 
 
 class Conflict(NamedTuple):

@@ -111,6 +111,24 @@ class IllegalMove(EngineError):
         )
 
 
+class FieldsRequired(EngineError):
+    """A field that every payment needs is missing."""
+
+    code = "FIELDS_REQUIRED"
+
+
+class StatusUnknown(EngineError):
+    """The status asked for is none of those that there are."""
+
+    code = "INVALID_STATUS"
+
+
+class RoleRequired(EngineError):
+    """The caller's token lacks the role for this."""
+
+    code = "FORBIDDEN"
+
+
 class RefundNotAllowed(EngineError):
     """The payment's status does not allow a refund."""
 

@@ -65,13 +65,18 @@ class OutgoingEvent(NamedTuple):
 def with_event(payment: Payment, event_type: str, refund: Refund | None = None) -> tuple[Payment, PaymentEvent]:
     """The event of this type about the payment as it stands (and one of its refunds), and the payment one further."""
     assert payment.ended, "an event tells of something that has happened"
-    body = _encode(_body(payment, event_type, refund))
+    time_ms = payment.attempts[-1].ended_ms if payment.attempts else payment.ended_ms
+    return with_body(payment, event_type, _encode(_body(payment, event_type, refund)), time_ms=time_ms)
+
+
+def with_body(payment: Payment, event_type: str, body: bytes, *, time_ms: int) -> tuple[Payment, PaymentEvent]:
+    """An event with this body about the payment as it stands, and the payment one further."""
     sequence = payment.sequence + 1
     event = PaymentEvent(
         type=event_type,
         id=f"{payment.id}-{sequence}",
         sequence=sequence,
-        time_ms=payment.attempts[-1].ended_ms if payment.attempts else payment.ended_ms,
+        time_ms=time_ms,
         previous_hash=payment.last_event_hash,
         traceparent=payment.traceparent,
         body=body,
@@ -102,12 +107,10 @@ def history(payment: Payment, bodies: Sequence[bytes]) -> list[PaymentEvent]:
     events: list[PaymentEvent] = []
     previous_hash = ""
     for sequence, body in enumerate(bodies, start=1):
-        told = _decode(body)
-        # The body's own time is the last `…_at` that is not an end to come.
-        moment = next(text for name, text in told.data.items() if name.endswith("_at") and name != "expires_at")
+        event_type, moment = _decode(body).type_and_time()
         events.append(
             PaymentEvent(
-                told.event_type, f"{payment.id}-{sequence}", sequence, from_rfc3339(str(moment)), previous_hash,
+                event_type, f"{payment.id}-{sequence}", sequence, from_rfc3339(moment), previous_hash,
                 payment.traceparent, body,
             )
         )  # fmt: skip
@@ -118,8 +121,17 @@ def history(payment: Payment, bodies: Sequence[bytes]) -> list[PaymentEvent]:
 class _Told(msgspec.Struct):
     """What can be read back of any event's body."""
 
-    event_type: str
     data: dict[str, Any]
+    event_type: str = ""
+    recorded_type: str = msgspec.field(default="", name="eventType")
+    timestamp: str = ""
+
+    def type_and_time(self) -> tuple[str, str]:
+        """Its type and the body's own time: written beside it, or the last `…_at` that is not an end to come."""
+        if self.recorded_type:
+            return self.recorded_type, self.timestamp
+        moment = next(text for name, text in self.data.items() if name.endswith("_at") and name != "expires_at")
+        return self.event_type, str(moment)
 
 
 _decode = msgspec.json.Decoder(_Told).decode

@@ -60,5 +60,5 @@ def refund_of(payment: Payment, refund: Refund) -> Transaction:
 
 
 def acquirer_account(payment: Payment) -> str:
-    """The account of the acquirer that made the latest attempt."""
-    return f"acquirer:{payment.attempts[-1].acquirer}"
+    """The account of the acquirer that made the latest attempt, or of the rail that settles the payment outside."""
+    return f"acquirer:{payment.rail or payment.attempts[-1].acquirer}"

@@ -164,6 +164,7 @@ class Payment(
         "captured_minor": "captured",
         "created_ms": "created",
         "ended_ms": "ended",
+        "public_number": "n",
     },
 ):
     """The record of one payment. `version` stands first: the store's compare-and-set reads it there."""
@@ -176,6 +177,10 @@ class Payment(
     method: Method
     created_ms: int
     surface: str = "core"
+    public_number: int = 0
+    """What users call it where they do not use its id; 0: they do."""
+    rail: str = ""
+    """Who settles it outside: we record what we are told, and there are no attempts. Empty: we charge it."""
     held_until_ms: int = 0
     """Until then it waits to be asked for, and nothing is charged; 0 once it was asked for."""
     manual: bool = False
@@ -209,7 +214,7 @@ class Payment(
             return Status.FAILED
         if self.cancelled:
             return Status.CANCELLED
-        if self.held_until_ms:
+        if self.held_until_ms or (self.rail and not self.captured_minor):
             return Status.PENDING
         if not self.captured_minor:
             return Status.AUTHORIZED if self.authorized_minor else Status.PROCESSING
@@ -235,7 +240,9 @@ class Payment(
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing is left to do or to watch."""
+        """Whether nothing is left to do or to watch. What is settled outside is told to us, however late."""
+        if self.rail:
+            return True
         return self.operation is None and self.status not in (Status.PENDING, Status.AUTHORIZED)
 
     @property
@@ -283,7 +290,7 @@ class Payment(
     @property
     def operation(self) -> Operation | None:
         """What is to be done next at the acquirer; None when nothing is."""
-        if self.failure is not None or self.cancelled or self.held_until_ms:
+        if self.failure is not None or self.cancelled or self.held_until_ms or self.rail:
             return None
         if not self._charged:
             return Operation(Kind.AUTHORIZE if self.manual else Kind.CHARGE, self.amount.minor)

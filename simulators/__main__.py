@@ -1,4 +1,4 @@
-"""`python -m simulators users|orders|acquirer`: one pretend counterparty as a process of its own."""
+"""`python -m simulators users|orders|acquirer|gateway`: one pretend counterparty as a process of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from simulators.acquirer import AcquirerSim
+from simulators.internal_gateway import InternalGatewaySim
 from simulators.journal import JournalDamaged
 from simulators.orders import OrderServiceSim
 from simulators.server import HasApp, serve
@@ -20,7 +21,7 @@ from simulators.users import UserServiceSim
 class Kind(NamedTuple):
     """What can be started, and the port it has when none is asked for."""
 
-    make: type[UserServiceSim] | type[OrderServiceSim] | type[AcquirerSim]
+    make: type[UserServiceSim] | type[OrderServiceSim] | type[AcquirerSim] | type[InternalGatewaySim]
     port: int
 
 
@@ -28,6 +29,7 @@ KINDS: Final = {
     "users": Kind(UserServiceSim, 3002),
     "orders": Kind(OrderServiceSim, 3001),
     "acquirer": Kind(AcquirerSim, 3009),
+    "gateway": Kind(InternalGatewaySim, 3008),
 }
 
 
@@ -63,12 +65,13 @@ def _refuse(reason: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    ports = ", ".join(f"{name} {kind.port}" for name, kind in KINDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m simulators", description="A pretend counterparty; faults are scripted over HTTP at /_faults."
     )
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=_port, help="0 is any free one; default: users 3002, orders 3001, acquirer 3009")
+    parser.add_argument("--port", type=_port, help=f"0 is any free one; default: {ports}")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="keep the state here; default: in memory only")
     return parser
 

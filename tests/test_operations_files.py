@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "GRAFANA_ADMIN_PASSWORD": "some-password",
 }
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}\n]+\}")
-SIMULATORS = ("users", "orders", "acquirer")
+SIMULATORS = ("users", "orders", "acquirer", "gateway")
 
 
 # compose.yaml
@@ -227,13 +227,14 @@ def test_the_simulators_of_compose_start_answer_and_stop(name: str, tmp_path: Pa
 def test_everybody_means_the_same_ports_and_versions() -> None:
     """The balancer, Prometheus and the image say where the engine listens; the broker is the one of the tests."""
     port = str(Settings().core.port)
+    ports = [port, str(Settings().orders_api.port)]
     balancer = (ROOT / "compose/haproxy.cfg").read_text()
-    assert re.findall(r"server-template engine- \d+ engine:(\d+)", balancer) == [port]
-    assert re.findall(r"bind :(\d+)", balancer) == [port]
-    assert compose()["services"]["balancer"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert re.findall(r"server-template engine- \d+ engine:(\d+)", balancer) == ports
+    assert re.findall(r"bind :(\d+)", balancer) == ports
+    assert compose()["services"]["balancer"]["ports"] == [f"127.0.0.1:{each}:{each}" for each in ports]
     scraped = yaml.safe_load((ROOT / "compose/prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"][0]
     assert (scraped["names"], str(scraped["port"])) == (["engine"], port)
-    assert re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE) == [port]
+    assert re.findall(r"^EXPOSE (.*)$", DOCKERFILE, re.MULTILINE) == [" ".join(ports)]
     kafka = re.search(r"<kafka.version>(.*)</kafka.version>", (ROOT / "scripts/kafka/pom.xml").read_text())
     assert kafka is not None
     assert compose()["services"]["kafka"]["image"] == f"apache/kafka:{kafka.group(1)}"

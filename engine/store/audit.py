@@ -19,6 +19,7 @@ from engine.events import event_hash
 from engine.ids import PaymentId, is_payment_id, shard_of_payment
 from engine.ledger import Transaction
 from engine.payment import AttemptState, Payment, RefundState, Status
+from engine.recorded import contradictions
 from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
 from engine.store.step import Refusal, Step
@@ -125,8 +126,17 @@ class Audit:
             *_life(payment, snapshot),
             *_rows(payment, transactions),
             *_events(payment, events, snapshot.events),
+            *await self._number(payment),
         )
         return [Finding(invariant, name, problem) for invariant, problem in problems]
+
+    async def _number(self, payment: Payment) -> list[tuple[int, str]]:
+        if not payment.public_number:
+            return []
+        holder = await self._batcher.command("GET", self._keys.number(payment.surface, payment.public_number))
+        if holder is not None and holder.decode() == payment.id:
+            return []
+        return [(1, f"its number {payment.public_number} leads to {holder.decode() if holder else 'nothing'}")]
 
     async def _snapshot(self, shard: ShardKeys, payment_id: PaymentId) -> _Snapshot:
         record = await self._batcher.command("GET", shard.payment(payment_id))
@@ -253,6 +263,9 @@ def _events(payment: Payment, events: list[dict[str, Any]], bodies: list[bytes])
         yield 4, f"has {len(events)} events, its sequence says {payment.sequence}"
     if bodies and event_hash(bodies[-1]) != payment.last_event_hash:
         yield 4, "its last event is not the one that its hash names"
+    if payment.rail:
+        yield from ((4, problem) for problem in contradictions(payment, events))
+        return
     types = [event.get("event_type") for event in events]
     if Counter(types) != _owed(payment):
         yield 4, f"is {payment.status.value}, but told {types}"

@@ -5,10 +5,13 @@ One step therefore touches one slot, and the same code runs on one Redis, on Sen
 
 from __future__ import annotations
 
-from engine.ids import PaymentId, shard_of_payment
+from engine.ids import PaymentId, qualified, shard_of, shard_of_payment
 
 DATASET = "payments:dataset"
 """The marker of a dataset: a hash with its id, format and number of shards."""
+
+NUMBERS = "payments:numbers:"
+"""Before a surface's name: the counter of the numbers that its users know payments by."""
 
 FENCE = "payments:fence"
 """Written behind steps whose replication is waited for."""
@@ -38,6 +41,7 @@ class ShardKeys:
         self._order = f"{self.tag}:order:"
         self._user = f"{self.tag}:user:"
         self._key = f"{self.tag}:key:"
+        self._number = f"{self.tag}:number:"
         self._lease = f"{self.tag}:lease:"
 
     def payment(self, payment_id: str) -> str:
@@ -72,6 +76,10 @@ class ShardKeys:
         """String: the record of an idempotency key."""
         return self._key + digest
 
+    def number(self, name: str) -> str:
+        """String: the id of the payment that a number stands for, by the number's qualified name."""
+        return self._number + name
+
     def lease(self, role: str) -> str:
         """String with a time to live: the process that does `role` for this shard."""
         return self._lease + role
@@ -86,3 +94,8 @@ class Keys:
     def of(self, payment_id: PaymentId) -> ShardKeys:
         """The shard that holds the payment. Raises `IndexError` for an id of another dataset's shard."""
         return self.shards[shard_of_payment(payment_id)]
+
+    def number(self, surface: str, number: int) -> str:
+        """String: the id of the payment that the number stands for on this surface, in the number's own shard."""
+        name = qualified(surface, str(number))
+        return self.shards[shard_of(name, len(self.shards))].number(name)

@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
 from engine.cards import SealedInstrument
 from engine.changes import Change, Conflict, Job
-from engine.errors import Overloaded, StoreUnavailable
+from engine.errors import Overloaded
 from engine.idempotency import KeyRecord
 from engine.ids import PaymentId, is_payment_id, shard_of, shard_of_payment
 from engine.payment import Payment
 from engine.store.batch import Batcher
 from engine.store.keys import JOBS_GROUP, Keys, ShardKeys
+from engine.store.repeating import Repeating
 from engine.store.step import Refusal, Step
-
-T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 decode_payment = msgspec.json.Decoder(Payment).decode
 _decode_key = msgspec.json.Decoder(KeyRecord).decode
 
-_TRIES_MAX = 3
-
 
 class RedisPayments:
     """The payments of one dataset.
 
-    A step that Redis did not confirm is repeated here, `_TRIES_MAX` times in all: every step carries what it is
-    about and compares before it sets, so the second execution of a step that had run finds its own trace.
-    Still no answer: `StoreUnavailable`, and the caller must not assume either way.
+    A step that Redis did not confirm is repeated: every step carries what it is about and compares before it sets, so
+    the second execution of a step that had run finds its own trace. Still no answer: `StoreUnavailable`, and the
+    caller must not assume either way.
     """
 
     def __init__(
@@ -45,24 +42,34 @@ class RedisPayments:
         cvv_ttl_s: int,
         sleep: Callable[[float], Any] = asyncio.sleep,
     ) -> None:
-        self._batcher = batcher
         self._keys = keys
         self._jobs_max = max(1, jobs_max // len(keys.shards))
         self._outbox_max = max(1, outbox_max // len(keys.shards))
         self._cvv_ttl_ms = cvv_ttl_s * 1000
-        self._sleep = sleep
+        repeating = Repeating(batcher, sleep)
+        self._run = repeating.step
+        self._read = repeating.command
 
     def shard_of(self, name: str) -> int:
         """The shard of an order, by its qualified name, which is the shard of its payments."""
         return shard_of(name, len(self._keys.shards))
 
     async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> PaymentId:
-        """Write a new payment with its claim on the order, if it is for one, and its job, if it is not held.
+        """Write a new payment to be charged, with its claim on the order, if it is for one, and its job, if it is not
+        held.
 
         Returns the id of the payment that holds the order afterwards: this one's (also when an earlier try had
         already created it), or that of another payment that was there first, and then nothing was written.
         Raises `Overloaded` when the jobs or the events waiting have reached their bound.
         """
+        return await self._make(Change(payment, due_ms), sealed)
+
+    async def record(self, change: Change) -> PaymentId:
+        """Write a new payment that nobody charges, with what is true of it already. Returns as `create` does."""
+        return await self._make(change, None)
+
+    async def _make(self, change: Change, sealed: SealedInstrument | None) -> PaymentId:
+        payment = change.payment
         shard = self._keys.of(payment.id)
         record = _encode(payment)
         step = Step()
@@ -71,16 +78,19 @@ class RedisPayments:
         step.expect_version(shard.payment(payment.id), 0)
         order = shard.order(payment.order_key) if payment.order_key else shard.payment(payment.id)
         step.expect_value(order, "")
-        self._expect_room(step, shard)
+        bounds = self._expect_room(step, shard, job=not payment.rail)
         step.do("SET", shard.payment(payment.id), record)
         if payment.order_key:
             step.do("SET", order, payment.id)
-        step.do("SET", shard.card(payment.id), sealed.body)
-        if sealed.cvv is not None:
-            step.do("SET", shard.cvv(payment.id), sealed.cvv, "PX", self._cvv_ttl_ms)
+        if sealed is not None:
+            step.do("SET", shard.card(payment.id), sealed.body)
+            if sealed.cvv is not None:
+                step.do("SET", shard.cvv(payment.id), sealed.cvv, "PX", self._cvv_ttl_ms)
         step.do("ZADD", shard.user(payment.user_key), 0, payment.id)
-        step.do("ZADD", shard.due, due_ms, payment.id)
-        if not payment.held_until_ms:
+        if change.due_ms is not None:
+            step.do("ZADD", shard.due, change.due_ms, payment.id)
+        _book_and_tell(step, shard, change)
+        if payment.operation is not None:
             step.do("XADD", shard.jobs, "*", "p", payment.id, "b", record)
         match await self._run(step):
             case Refusal(check=0):
@@ -88,9 +98,14 @@ class RedisPayments:
             case Refusal(check=1) as refusal:
                 return PaymentId(refusal.found.decode())
             case Refusal() as refusal:
-                raise _full(refusal.check - 2)
+                raise _full(bounds[refusal.check - 2])
             case _:
                 return payment.id
+
+    async def holder_of(self, order_key: str) -> PaymentId | None:
+        """The payment that holds the order, by the order's qualified name."""
+        holder = await self._read("GET", self._keys.shards[self.shard_of(order_key)].order(order_key))
+        return PaymentId(holder.decode()) if holder else None
 
     async def begin(self, payment: Payment, *, due_ms: int) -> SealedInstrument | Conflict:
         """Write the intent to send (`payment` is the next version) and fetch what is to be charged.
@@ -117,24 +132,18 @@ class RedisPayments:
         return SealedInstrument(replies[card] or b"", replies[cvv])
 
     async def apply(self, change: Change, job: Job | None = None) -> Conflict | None:
-        """Write a change, and end the job with it. A conflict writes nothing and leaves the job."""
+        """Write a change, and end the job with it. A conflict writes nothing and leaves the job.
+
+        A change that waits for room raises `Overloaded` when the events waiting have reached their bound.
+        """
         payment = change.payment
         shard = self._keys.of(payment.id)
         record = _encode(payment)
         step = Step()
         step.expect_version(shard.payment(payment.id), payment.version - 1)
+        bounds = self._expect_room(step, shard, job=False) if change.needs_room else ()
         step.do("SET", shard.payment(payment.id), record)
-        for transaction in change.transactions:
-            step.do("RPUSH", shard.ledger(payment.id), _encode(transaction))
-            for row in transaction.rows:
-                step.do("HINCRBY", shard.balances, f"{row.account}|{row.currency}", row.minor)
-        for event in change.events:
-            step.do("RPUSH", shard.events(payment.id), event.body)
-            step.do(
-                "XADD", shard.outbox, "*",
-                "p", payment.id, "f", payment.surface, "y", event.type, "s", event.sequence, "t", event.time_ms,
-                "h", event.previous_hash, "tp", event.traceparent, "b", event.body,
-            )  # fmt: skip
+        _book_and_tell(step, shard, change)
         if change.due_ms is None:
             step.do("ZREM", shard.due, payment.id)
         else:
@@ -152,6 +161,8 @@ class RedisPayments:
         if job is not None:
             _end(step, shard, job)
         refusal = await self._run(step)
+        if isinstance(refusal, Refusal) and refusal.check > 0:
+            raise _full(bounds[refusal.check - 1])
         if isinstance(refusal, Refusal) and refusal.found != record:
             return _conflict(refusal)
         return None
@@ -166,7 +177,7 @@ class RedisPayments:
         record = _encode(payment)
         step = Step()
         step.expect_version(shard.payment(payment.id), payment.version - 1)
-        self._expect_room(step, shard)
+        bounds = self._expect_room(step, shard)
         step.do("SET", shard.payment(payment.id), record)
         step.do("ZADD", shard.due, change.due_ms or 0, payment.id)
         step.do("XADD", shard.jobs, "*", "p", payment.id, "b", record)
@@ -174,7 +185,7 @@ class RedisPayments:
             case Refusal(check=0) as refusal:
                 return None if refusal.found == record else _conflict(refusal)
             case Refusal() as refusal:
-                raise _full(refusal.check - 1)
+                raise _full(bounds[refusal.check - 1])
             case _:
                 return None
 
@@ -212,8 +223,18 @@ class RedisPayments:
             )
         )
         ids = sorted((PaymentId(raw.decode()) for page in found for raw in page), reverse=True)[:limit]
-        payments = await asyncio.gather(*(self.get(payment_id) for payment_id in ids))
-        return [payment for payment in payments if payment is not None]
+        payments = await self._get_all(ids)
+        return [payments[payment_id] for payment_id in ids if payment_id in payments]
+
+    async def _get_all(self, ids: Sequence[PaymentId]) -> dict[PaymentId, Payment]:
+        """Those that are there, one command a shard: a thousand would fill what may wait for Redis."""
+        by_shard: dict[int, list[str]] = {}
+        for payment_id in ids:
+            shard = self._keys.of(payment_id)
+            by_shard.setdefault(shard.shard, []).append(shard.payment(payment_id))
+        pages = await asyncio.gather(*(self._read("MGET", *names) for names in by_shard.values()))
+        payments = (decode_payment(raw) for page in pages for raw in page if raw is not None)
+        return {payment.id: payment for payment in payments}
 
     async def events_of(self, payment_id: PaymentId) -> list[bytes]:
         """The bodies of the payment's events, in sequence."""
@@ -233,35 +254,36 @@ class RedisPayments:
         refusal = await self._run(step)
         return _decode_key(refusal.found) if isinstance(refusal, Refusal) else record
 
-    def _expect_room(self, step: Step, shard: ShardKeys) -> None:
-        """Two more conditions of a step that brings new work: room among the jobs, and among the events."""
-        step.expect_below(shard.jobs, self._jobs_max)
+    def _expect_room(self, step: Step, shard: ShardKeys, *, job: bool = True) -> Sequence[str]:
+        """More conditions of a step that brings new work: room among the jobs, and among the events. Returns which."""
+        if job:
+            step.expect_below(shard.jobs, self._jobs_max)
         step.expect_below(shard.outbox, self._outbox_max)
+        return ("jobs", "outbox") if job else ("outbox",)
 
     def _key_name(self, digest: str) -> str:
         return self._keys.shards[shard_of(digest, len(self._keys.shards))].idempotency(digest)
 
-    async def _run(self, step: Step) -> list[Any] | Refusal:
-        tries = 1
-        while True:
-            try:
-                return await self._batcher.step(step)
-            except StoreUnavailable:
-                if tries >= _TRIES_MAX:
-                    raise
-                tries += 1
-                await self._sleep(0.05 * tries)
 
-    async def _read(self, *command: str | int) -> Any:
-        try:
-            return await self._batcher.command(*command)
-        except StoreUnavailable:
-            return await self._batcher.command(*command)
+def _full(bound: str) -> Overloaded:
+    """One of the conditions of `_expect_room` did not hold."""
+    return Overloaded(bound, retry_after_s=5.0 if bound == "outbox" else 1.0)
 
 
-def _full(bound: int) -> Overloaded:
-    """Which of the two conditions of `_expect_room` did not hold."""
-    return Overloaded("jobs") if bound == 0 else Overloaded("outbox", retry_after_s=5.0)
+def _book_and_tell(step: Step, shard: ShardKeys, change: Change) -> None:
+    """The ledger rows of a change with their balances, and its events, for the history and for the relay."""
+    payment = change.payment
+    for transaction in change.transactions:
+        step.do("RPUSH", shard.ledger(payment.id), _encode(transaction))
+        for row in transaction.rows:
+            step.do("HINCRBY", shard.balances, f"{row.account}|{row.currency}", row.minor)
+    for event in change.events:
+        step.do("RPUSH", shard.events(payment.id), event.body)
+        step.do(
+            "XADD", shard.outbox, "*",
+            "p", payment.id, "f", payment.surface, "y", event.type, "s", event.sequence, "t", event.time_ms,
+            "h", event.previous_hash, "tp", event.traceparent, "b", event.body,
+        )  # fmt: skip
 
 
 def _end(step: Step, shard: ShardKeys, job: Job) -> None:

@@ -24,7 +24,7 @@ import pytest
 
 from tests.support import CARD_KEYS, FINGERPRINT_SECRET, ROOT, SECRET, free_port
 
-USERS, ORDERS, ACQUIRER = 3002, 3001, 3009
+USERS, ORDERS, ACQUIRER, GATEWAY = 3002, 3001, 3009, 3008
 ADA = "550e8400-e29b-41d4-a716-446655440002"
 # Where there is no curl, what is pasted still has to work: the little of it that the banner uses.
 CURL = f"""#!{sys.executable}
@@ -65,7 +65,7 @@ def fixed_ports() -> Iterator[None]:
 def wait_until_free(within_s: float = 120) -> None:
     """Wait until nobody listens on the simulators' ports."""
     ends_at = time.monotonic() + within_s
-    while taken := [port for port in (USERS, ORDERS, ACQUIRER) if answers(port)]:
+    while taken := [port for port in (USERS, ORDERS, ACQUIRER, GATEWAY) if answers(port)]:
         assert time.monotonic() < ends_at, f"somebody listens on {taken}: another demo?"
         time.sleep(0.5)
 
@@ -83,6 +83,7 @@ class Demo:
     def __init__(self, data: Path, port: int) -> None:
         self.data, self.port = data, port
         self.base = f"http://127.0.0.1:{port}"
+        self.orders_port = free_port()
         self._shell = clean_environment()
         if shutil.which("curl") is None:
             self._shell["PATH"] = f"{_curl_folder(data.parent)}{os.pathsep}{os.environ['PATH']}"
@@ -90,7 +91,9 @@ class Demo:
     @contextlib.contextmanager
     def running(self) -> Iterator[list[str]]:
         """Start it, wait until it is ready, and stop it with Ctrl-C; gives the banner's three lines to paste."""
-        environment = clean_environment(PAYMENTS__CORE__PORT=str(self.port))
+        environment = clean_environment(
+            PAYMENTS__CORE__PORT=str(self.port), PAYMENTS__ORDERS_API__PORT=str(self.orders_port)
+        )
         with (self.data.parent / "demo.log").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "app", "demo", "--data", str(self.data)],
@@ -117,6 +120,7 @@ class Demo:
             if "Ctrl-C" in line:
                 break
         assert any(self.base in line for line in lines), (lines, process.poll())
+        assert any(line.startswith("Orders surface") and f":{self.orders_port} " in line for line in lines), lines
         pasted = [line for line in lines if line.startswith(("TOKEN=", "curl "))]
         assert len(pasted) == 3, lines
         ends_at = time.monotonic() + 60
@@ -201,7 +205,23 @@ def test_a_new_user_pastes_the_banner_and_finds_everything_again_after_ctrl_c(tm
             assert another["id"] not in {payment["id"], ada["id"]}
             [second] = eventually_published(demo, another["id"])
             assert second["payment_id"] == another["id"]
-    assert [event["key"] for event in demo.events()] == [payment["id"], ada["id"], another["id"]]
+            of_an_order(demo, token)
+    *core, recorded = demo.events()
+    assert [event["key"] for event in core] == [payment["id"], ada["id"], another["id"]]
+    assert (recorded["topic"], recorded["value"]["eventType"]) == ("payment-events", "payment.created")
+
+
+def of_an_order(demo: Demo, token: str) -> None:
+    """The first request of the orders contract, as its curl line has it."""
+    url = f"http://127.0.0.1:{demo.orders_port}/api/payments"
+    header = f"-H 'Authorization: Bearer {token}'"
+    made = demo.post(url, {"userId": 1, "orderId": 1, "amount": 99.99}, header)
+    assert made["message"] == "Payment created successfully"
+    assert made["payment"]["paymentId"] == 1
+    ends_at = time.monotonic() + 15
+    while len(demo.events()) < 4:
+        assert time.monotonic() < ends_at, "its event is not in the file"
+        time.sleep(0.05)
 
 
 def a_payment_of_her_own(demo: Demo) -> dict[str, Any]:

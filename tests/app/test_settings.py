@@ -130,6 +130,9 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "too short": ({"PAYMENTS__SERVER__STOP_S": "0.5"}, "server.stop_s"),
     "too long": ({"PAYMENTS__SERVER__UNREADY_S": "301"}, "server.unready_s"),
     "wait": ({"PAYMENTS__CORE__WAIT_MAX_S": "301"}, "core.wait_max_s"),
+    "orders port": ({"PAYMENTS__ORDERS_API__PORT": "65536"}, "orders_api.port"),
+    "orders currency": ({"PAYMENTS__ORDERS_API__CURRENCY": "JPY"}, "orders_api.currency"),
+    "orders begin": ({"PAYMENTS__ORDERS_API__BEGINS": "failed"}, "orders_api.begins"),
     "ops port": ({"PAYMENTS__OPS__PORT": "70000"}, "ops.port"),
     "no worker": ({"PAYMENTS__WORKER__CONCURRENCY": "0"}, "worker.concurrency"),
     "redrive": ({"PAYMENTS__WORKER__REDRIVE_AFTER_S": "0"}, "worker.redrive_after_s"),
@@ -242,3 +245,40 @@ def test_no_secret_is_shown_by_the_settings_or_by_a_refusal() -> None:
     texts += [refused({name: value + "\n!"}) for name, value in environment.items() if "CARDS" in name]
     for secret in (SECRET, KEY, other, "kafka-password"):
         assert not any(secret in text for text in texts)
+
+
+PORT_MEANS: dict[str, tuple[dict[str, str], tuple[int, int]]] = {
+    "core": ({}, (5, 3004)),
+    "core, with both": ({"PAYMENTS__ORDERS_API__ENABLED": "true"}, (5, 3004)),
+    "orders alone": ({"PAYMENTS__CORE__ENABLED": "false", "PAYMENTS__ORDERS_API__ENABLED": "true"}, (3003, 5)),
+    "nobody": ({"PAYMENTS__CORE__ENABLED": "0"}, (3003, 3004)),
+    "not where ours is set": (
+        {"PAYMENTS__CORE__ENABLED": "0", "PAYMENTS__ORDERS_API__ENABLED": "1", "PAYMENTS__Orders_Api__Port": "6"},
+        (3003, 6),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("environment", "ports"), PORT_MEANS.values(), ids=PORT_MEANS)
+def test_the_contracts_port_is_that_of_the_first_surface_that_is_enabled(
+    environment: dict[str, str], ports: tuple[int, int]
+) -> None:
+    settings = from_env(PAYMENT_SERVICE_PORT="5", **environment)
+    assert (settings.core.port, settings.orders_api.port) == ports
+
+
+def test_a_surface_that_is_switched_off_in_the_file_does_not_get_the_contracts_port(file: Path) -> None:
+    file.write_text("[core]\nenabled = false\n[orders_api]\nenabled = true\nport = 9\n")
+    settings = load(file, {"PAYMENT_SERVICE_PORT": "5"})
+    assert (settings.core.port, settings.orders_api.port) == (3003, 5)
+
+
+def test_the_orders_surface_says_what_it_misses_only_when_it_is_enabled() -> None:
+    urls = {"GATEWAY_URL": "", "PAYMENTS__USERS__URL": "http://u/{id}", "PAYMENTS__ORDERS__URL": "http://o/{id}"}
+    assert missing(complete(**urls), ROLES) == []
+    found = missing(complete(**urls, PAYMENTS__ORDERS_API__ENABLED="true"), ROLES)
+    assert [line.split(" ")[0] for line in found] == ["orders_api.users_url", "orders_api.orders_url"]
+    assert "PAYMENTS__ORDERS_API__USERS_URL" in found[0]
+    assert missing(complete(PAYMENTS__ORDERS_API__ENABLED="true"), ROLES) == [], "GATEWAY_URL sets them too"
+    alone = dict.fromkeys(urls, "") | {"PAYMENTS__CORE__ENABLED": "false"}
+    assert missing(complete(**alone), ROLES) == [], "what is switched off needs nothing"
