@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from app.surface_settings import CoreSettings, OpsSettings, OrdersApiSettings, within
+from app.surface_settings import CoreSettings, OpsSettings, OrdersApiSettings, VaultSettings, within
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
@@ -34,7 +34,7 @@ _CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     ),
 }
 _PORT_ENV: Final = "PAYMENT_SERVICE_PORT"
-_PORT_SECTIONS: Final = ("core", "orders_api")
+_PORT_SECTIONS: Final = ("core", "orders_api", "vault")
 """The surfaces whose contracts call the port `PAYMENT_SERVICE_PORT`: the first of them that is enabled has it."""
 
 
@@ -129,6 +129,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerSettings = ServerSettings()
     core: CoreSettings = CoreSettings()
     orders_api: OrdersApiSettings = OrdersApiSettings()
+    vault: VaultSettings = VaultSettings()
     ops: OpsSettings = OpsSettings()
     auth: AuthSettings = AuthSettings()
     redis: RedisSettings = RedisSettings()
@@ -184,7 +185,7 @@ def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[st
 
 def topics(settings: Settings) -> dict[str, str]:
     """Where each surface's events go. An empty topic means that the event's type names it."""
-    return {"core": settings.events.topic, "orders": settings.orders_api.topic}
+    return {"core": settings.events.topic, "orders": settings.orders_api.topic, "vault": settings.vault.topic}
 
 
 def missing(settings: Settings, roles: Sequence[str]) -> list[str]:

@@ -20,12 +20,14 @@ from engine.recorded import Recorded
 from engine.recording import RecordedPayments
 from engine.store.numbers import RedisNumbers
 from engine.store.revocations import RedisRevocations
+from engine.vault_paying import VaultPayments
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
 from handlers.core_changes import CoreChanges
 from handlers.core_waiting import OutcomeWaiting
 from handlers.orders_api import OrdersApi
 from handlers.routes import Surface
+from handlers.vault_api import VaultApi
 from resilience.guard import GuardSettings
 
 
@@ -108,5 +110,14 @@ def _orders(parts: Parts, auth: Authenticator) -> OrdersApi:
     return OrdersApi(payments, auth, currency=settings.currency)
 
 
-_BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {"core": _core, "orders_api": _orders}
+def _vault(parts: Parts, auth: Authenticator) -> VaultApi:
+    payments = VaultPayments(parts.vault, parts.ids, parts.turns, parts.observer, now_ms, parts.admit)
+    return VaultApi(parts.stored_cards, payments, auth, currency=parts.settings.vault.currency)
+
+
+_BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {
+    "core": _core,
+    "orders_api": _orders,
+    "vault": _vault,
+}
 """By the name of the section of settings, in the order of the documentation."""

@@ -25,7 +25,7 @@ from clients.event_file import EventFile
 from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
 from clients.wire import Wire
-from engine.charging import Acquirers, Charging
+from engine.charging import Acquirer, Acquirers, Charging
 from engine.errors import StoreUnavailable
 from engine.idempotency import Fingerprints
 from engine.ids import PaymentIds, now_ms
@@ -42,6 +42,12 @@ from engine.store.keys import Keys
 from engine.store.leases import ShardLeases
 from engine.store.outbox import RedisOutbox
 from engine.store.payments import RedisPayments
+from engine.store.vault import RedisVault
+from engine.turns import Turns
+from engine.vault_acquirer import VaultAcquirer
+from engine.vault_card import ACQUIRER as VAULT
+from engine.vault_card import CardMarks
+from engine.vault_cards import VaultCards
 from engine.worker import Worker
 from handlers.core_types import METHOD_TYPES
 from handlers.docs import Docs
@@ -125,6 +131,8 @@ class Parts:
             outbox_max=redis.outbox_max,
             cvv_ttl_s=settings.cards.cvv_ttl_s,
         )
+        self.vault = RedisVault(self.batcher, self.keys, outbox_max=redis.outbox_max)
+        self.turns = Turns()
         self.jobs = RedisJobs(
             self.batcher, self.keys, self.instruments, consumer=self.owner, one_by_one=is_cluster(client)
         )
@@ -134,6 +142,7 @@ class Parts:
         )
         self.fingerprints = Fingerprints(parse_fingerprint_secret(settings.cards.fingerprint_secret))
         self.ids = PaymentIds()
+        self.stored_cards = self._stored_cards()
         self.worker = self._worker() if "worker" in roles else None
         self.publisher = self._publisher() if "relay" in roles else None
         self.relay = self._relay(self.publisher) if self.publisher else None
@@ -163,6 +172,10 @@ class Parts:
         """Somebody to be asked over HTTP, behind a guard of its own."""
         return HttpCounterparty(self.wire, self.guards.add(name, settings), timeout_s=settings.timeout_s)
 
+    def _stored_cards(self) -> VaultCards:
+        marks = CardMarks(parse_fingerprint_secret(self.settings.cards.fingerprint_secret))
+        return VaultCards(self.vault, self.payments, self.sealer, marks, self.ids, self.turns, now_ms, self.admit)
+
     def _ops(self, health: Mapping[str, str]) -> Ops:
         return Ops(self.readiness, _scraper(self.instruments.registry), health)
 
@@ -180,13 +193,15 @@ class Parts:
 
     def _acquirers(self) -> Acquirers:
         first, fallbacks = self.settings.acquirer, self.settings.fallbacks
-        by_name = {first.name: self._acquirer(first.name, first.guard, first.url)}
+        by_name: dict[str, Acquirer] = {first.name: self._acquirer(first.name, first.guard, first.url)}
         for name, fallback in fallbacks.items():
             by_name[name] = self._acquirer(name, fallback.guard, fallback.url)
+        by_name[VAULT] = VaultAcquirer(self.vault, self.turns, now_ms)
         order = {
             method: [first.name, *(name for name, fallback in fallbacks.items() if method in fallback.methods)]
             for method in METHOD_TYPES.values()
         }
+        order["vault_card"] = [VAULT]
         return Acquirers(by_name, order)
 
     def _acquirer(self, name: str, guard: GuardSettings, url: str) -> CardAcquirer:

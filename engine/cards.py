@@ -95,6 +95,12 @@ class WalletToken(Secret):
         super().__init__(text)
 
 
+class VaultCard(Secret):
+    """A stored card, by its id."""
+
+    __slots__ = ()
+
+
 class Card(msgspec.Struct, frozen=True):
     """A card to be charged."""
 
@@ -104,7 +110,7 @@ class Card(msgspec.Struct, frozen=True):
     cvv: Cvv | None
 
 
-Instrument = Card | WalletToken
+Instrument = Card | WalletToken | VaultCard
 """What money is taken from."""
 
 

@@ -19,6 +19,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _PAYMENT_ID: Final = re.compile(rf"pay-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
+_CARD_ID: Final = re.compile(rf"card-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
 
 
 def now_ms() -> int:
@@ -49,6 +50,10 @@ class PaymentIds:
         """A new id for a refund: `ref-` and a ULID. It lives with its payment."""
         return f"ref-{self._ulid()}"
 
+    def mint_card(self, shard: int) -> str:
+        """A new id for a stored card that lives in `shard`: `card-`, a ULID, two hex digits."""
+        return f"card-{self._ulid()}{shard:02x}"
+
     def _ulid(self) -> str:
         return _base32((self._clock() << 80) | int.from_bytes(self._random_bytes(10), "big"), 13)
 
@@ -64,6 +69,21 @@ def qualified(surface: str, name: str) -> str:
 def is_payment_id(text: str) -> bool:
     """Whether `text` has the form of a payment id."""
     return _PAYMENT_ID.match(text) is not None
+
+
+def is_card_id(text: str) -> bool:
+    """Whether `text` has the form of a stored card's id."""
+    return _CARD_ID.match(text) is not None
+
+
+def shard_of_card(card_id: str) -> int:
+    """The shard that the id names."""
+    return int(card_id[-2:], 16)
+
+
+def hashed_id(prefix: str, digest: bytes) -> str:
+    """An id of the length of all others, made from at least 17 bytes of a hash: the same again for the same thing."""
+    return prefix + _base32(int.from_bytes(digest[:17], "big") & ((1 << 130) - 1), 13)
 
 
 def shard_of_payment(payment_id: PaymentId) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from engine import events as told
+from engine import purchase as bought
 from engine.events import event_hash
 from engine.ids import PaymentId, is_payment_id, shard_of_payment
 from engine.ledger import Transaction
@@ -23,6 +24,7 @@ from engine.recorded import contradictions
 from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
 from engine.store.step import Refusal, Step
+from engine.store.vault_audit import card_problems, move_of, purchase_problems
 
 _PAGE: Final = 256
 _decode_payment = msgspec.json.Decoder(Payment).decode
@@ -104,6 +106,12 @@ class Audit:
                 return await self._check_owner(3 if kind == "ledger" else 4, shard, name, rest)
             case "due":
                 return await self._check_due(shard)
+            case "vault":
+                return _found(name, await card_problems(self._batcher, shard, rest))
+            case "purchase":
+                return _found(name, await purchase_problems(self._batcher, shard, rest))
+            case "cardmove":
+                return await self._check_move(name)
             case _:
                 return []
 
@@ -129,6 +137,12 @@ class Audit:
             *await self._number(payment),
         )
         return [Finding(invariant, name, problem) for invariant, problem in problems]
+
+    async def _check_move(self, name: str) -> list[Finding]:
+        move = await move_of(self._batcher, name)
+        if move is not None and move.transaction is not None:
+            self._replay(move.transaction)
+        return [] if move is not None else [Finding(3, name, "cannot be read")]
 
     async def _number(self, payment: Payment) -> list[tuple[int, str]]:
         if not payment.public_number:
@@ -188,6 +202,10 @@ class Audit:
         """Sum the rows once more, each payment once: a scan of keys may show one twice while Redis resizes."""
         self._replayed.clear()
         seen: set[bytes] = set()
+        async for name in self._client.scan_iter(match="{p*:cardmove:*", count=_PAGE):
+            if name not in seen:
+                seen.add(name)
+                await self._check_move(name)
         async for name in self._client.scan_iter(match="{p*:ledger:*", count=_PAGE):
             if name not in seen:
                 seen.add(name)
@@ -213,6 +231,10 @@ class Audit:
             kept, replayed = balances.get(account, 0), self._replayed[account]
             if kept != replayed:
                 yield Finding(3, "balances", f"{account[0]} {account[1]} is {kept}, its rows sum to {replayed}")
+
+
+def _found(name: str, problems: list[tuple[int, str]]) -> list[Finding]:
+    return [Finding(invariant, name, problem) for invariant, problem in problems]
 
 
 def _nonzero(balances: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
@@ -264,7 +286,8 @@ def _events(payment: Payment, events: list[dict[str, Any]], bodies: list[bytes])
     if bodies and event_hash(bodies[-1]) != payment.last_event_hash:
         yield 4, "its last event is not the one that its hash names"
     if payment.rail:
-        yield from ((4, problem) for problem in contradictions(payment, events))
+        said = bought.contradictions if payment.surface == bought.SURFACE else contradictions
+        yield from ((4, problem) for problem in said(payment, events))
         return
     types = [event.get("event_type") for event in events]
     if Counter(types) != _owed(payment):

@@ -43,6 +43,13 @@ class ShardKeys:
         self._key = f"{self.tag}:key:"
         self._number = f"{self.tag}:number:"
         self._lease = f"{self.tag}:lease:"
+        self._vault = f"{self.tag}:vault:"
+        self._cardmark = f"{self.tag}:cardmark:"
+        self._cardmove = f"{self.tag}:cardmove:"
+        self._cardof = f"{self.tag}:cardof:"
+        self._purchase = f"{self.tag}:purchase:"
+        self._checkout = f"{self.tag}:checkout:"
+        self._void = f"{self.tag}:void:"
 
     def payment(self, payment_id: str) -> str:
         """String: the payment's record as JSON."""
@@ -79,6 +86,34 @@ class ShardKeys:
     def number(self, name: str) -> str:
         """String: the id of the payment that a number stands for, by the number's qualified name."""
         return self._number + name
+
+    def stored_card(self, card_id: str) -> str:
+        """String: a stored card's record as JSON."""
+        return self._vault + card_id
+
+    def card_mark(self, digest: str) -> str:
+        """String: the id of the stored card whose number has this fingerprint."""
+        return self._cardmark + digest
+
+    def card_move(self, move_id: str) -> str:
+        """String: what was moved on a stored card other than by a payment of its own surface, as JSON."""
+        return self._cardmove + move_id
+
+    def card_of(self, payment_id: str) -> str:
+        """String, in the payment's shard: the stored card that it is charged to."""
+        return self._cardof + payment_id
+
+    def purchase(self, payment_id: str) -> str:
+        """String: what a payment of the vault surface was for, as JSON."""
+        return self._purchase + payment_id
+
+    def checkout(self, checkout_id: str) -> str:
+        """String: the id of the payment that the checkout stands for."""
+        return self._checkout + checkout_id
+
+    def void(self, payment_id: str) -> str:
+        """String with a time to live: a payment of this id must not be made any more."""
+        return self._void + payment_id
 
     def lease(self, role: str) -> str:
         """String with a time to live: the process that does `role` for this shard."""

@@ -32,7 +32,7 @@ from engine.errors import EngineError
 from engine.ids import PaymentId, is_payment_id
 from engine.money import Money
 from engine.payment import Failure, Method, Payment, Refund, RefundState, Status
-from handlers import orders_api
+from handlers import orders_api, vault_api
 from handlers.auth import Authenticator, AuthSettings
 from handlers.core_api import ERRORS, CoreApi
 from handlers.core_changes import CoreChanges
@@ -343,7 +343,7 @@ def test_the_error_table_holds_every_refusal_of_the_engine() -> None:
     for package in (engine, clients, resilience):
         import_all(package)
 
-    assert set(leaves(EngineError)) == set(ERRORS) | set(orders_api.ERRORS)
+    assert set(leaves(EngineError)) == set(ERRORS) | set(orders_api.ERRORS) | set(vault_api.ERRORS)
 
 
 def import_all(package: ModuleType) -> None:
