@@ -24,6 +24,7 @@ from clients.acquirer import CardAcquirer
 from clients.event_file import EventFile
 from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
+from clients.kafka_consumer import KafkaListener
 from clients.wire import Wire
 from engine.charging import Acquirer, Acquirers, Charging
 from engine.errors import StoreUnavailable
@@ -48,6 +49,7 @@ from engine.vault_acquirer import VaultAcquirer
 from engine.vault_card import ACQUIRER as VAULT
 from engine.vault_card import CardMarks
 from engine.vault_cards import VaultCards
+from engine.vault_refunds import VaultRefunds
 from engine.worker import Worker
 from handlers.core_types import METHOD_TYPES
 from handlers.docs import Docs
@@ -56,6 +58,7 @@ from handlers.openapi import openapi_document
 from handlers.ops import HEALTH, Ops
 from handlers.protocol import Refuse
 from handlers.routes import Route, Surface
+from handlers.vault_listeners import VaultListeners
 from metrics.instruments import Instruments
 from resilience.guard import Guard, GuardSettings
 from resilience.status import BreakerStatus
@@ -144,6 +147,8 @@ class Parts:
         self.ids = PaymentIds()
         self.stored_cards = self._stored_cards()
         self.worker = self._worker() if "worker" in roles else None
+        self.dead_letters = KafkaPublisher(settings.kafka) if self._listens(roles) else None
+        self.listener = self._listener(self.dead_letters) if self.dead_letters else None
         self.publisher = self._publisher() if "relay" in roles else None
         self.relay = self._relay(self.publisher) if self.publisher else None
         self.reconciler = self._reconciler() if "reconcile" in roles else None
@@ -216,6 +221,22 @@ class Parts:
         )
         leases = ShardLeases(self.batcher, self.keys, role="relay", owner=self.owner)
         return Relay(outbox, publisher, leases, self.instruments)
+
+    def _listens(self, roles: Sequence[str]) -> bool:
+        return "worker" in roles and self.settings.vault.enabled and bool(self.settings.kafka.brokers)
+
+    def _listener(self, dead_letters: KafkaPublisher) -> KafkaListener:
+        vault = self.settings.vault
+        listeners = VaultListeners(
+            VaultRefunds(self.vault, self.turns, self.observer, now_ms),
+            dead_letters,
+            self.instruments,
+            order_topic=vault.order_refunded_topic,
+            product_topic=vault.product_refunded_topic,
+        )
+        return KafkaListener(
+            self.settings.kafka, listeners.topics, listeners.handle, group=vault.group, batch_max=vault.batch_max
+        )
 
     def _reconciler(self) -> Reconciler:
         due = RedisDue(self.batcher, self.keys, jobs_max=self.settings.redis.jobs_max)
