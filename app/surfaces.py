@@ -20,6 +20,7 @@ from engine.recorded import Recorded
 from engine.recording import RecordedPayments
 from engine.store.numbers import RedisNumbers
 from engine.store.revocations import RedisRevocations
+from engine.vault_method import VaultMethod
 from engine.vault_paying import VaultPayments
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
@@ -78,6 +79,7 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
         now_ms,
         parts.admit,
         redrive_after_s=settings.worker.redrive_after_s,
+        stored_cards=VaultMethod(parts.stored_cards, now_ms) if settings.vault.enabled else None,
     )
     changing = Changing(parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit)
     waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)

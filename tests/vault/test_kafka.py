@@ -228,7 +228,7 @@ async def refund_while_killing(world: VaultWorld, other: Any, topics: Topics) ->
         floor = refunded
 
         async def some() -> bool:
-            return sum([await world.money(card["id"]) for card in cards]) > floor  # noqa: B023
+            return bool(sum([await world.money(card["id"]) for card in cards]) > floor)  # noqa: B023
 
         await eventually(some, within_s=90)
         other.kill()
