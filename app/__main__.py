@@ -174,6 +174,12 @@ def _replay(given: argparse.Namespace) -> int:
     return asyncio.run(replay(from_process(given.config), given))
 
 
+def _keys(given: argparse.Namespace) -> int:
+    from app.keys import rotate
+
+    return asyncio.run(rotate(from_process(given.config)))
+
+
 def _version(_: argparse.Namespace) -> int:
     print(__version__)
     return 0
@@ -253,6 +259,8 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--from", dest="first", required=True, metavar="TIME", help="RFC 3339")
     events.add_argument("--to", dest="last", required=True, metavar="TIME", help="RFC 3339")
     events.add_argument("--payment", help="only this payment")
+    keys = command("keys", _keys, "seal every stored card anew, with the first of cards.keys; safe to run again")
+    keys.add_argument("action", choices=("rotate",))
     command("version", _version, "print the version")
     return parser
 
