@@ -57,6 +57,7 @@ async def _demo_process(given: argparse.Namespace) -> int:
                 "PAYMENTS__ACQUIRER__URL": settings.acquirer.url,
                 "PAYMENTS__EVENTS__FILE": settings.events.file,
                 "PAYMENTS__AUTH__SECRET": settings.auth.secret,
+                "PAYMENTS__VAULT__ENABLED": str(settings.vault.enabled),
                 "PAYMENTS__ORDERS_API__ENABLED": str(settings.orders_api.enabled),
                 "PAYMENTS__ORDERS_API__USERS_URL": settings.orders_api.users_url,
                 "PAYMENTS__ORDERS_API__ORDERS_URL": settings.orders_api.orders_url,

@@ -52,6 +52,7 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
         "cards": {"keys": f"demo:{kept['cards']}", "fingerprint_secret": kept["fingerprints"]},
         "events": {"file": str(folder / "events.jsonl")},
         "orders_api": {"enabled": True},
+        "vault": {"enabled": True},
     }
     configured = from_process(config, defaults)
     async with contextlib.AsyncExitStack() as stack:
@@ -104,11 +105,14 @@ def banner(settings: Settings, folder: Path) -> str:
     )
     recorded = f"http://127.0.0.1:{settings.orders_api.port}"
     orders_line = f"Orders surface   {recorded}   docs {recorded}/docs\n" if settings.orders_api.enabled else ""
+    stored = f"http://127.0.0.1:{settings.vault.port}"
+    deaf = "" if settings.kafka.brokers else "   (without Kafka nobody listens for refunds)"
+    vault_line = f"Vault surface    {stored}   docs {stored}/docs{deaf}\n" if settings.vault.enabled else ""
     where = f"Kafka at {settings.kafka.brokers}" if settings.kafka.brokers else settings.events.file
     kept = "NOTHING IS KEPT: there is no redis-server here" if settings.redis.url == FAKE_URL else f"kept in {folder}/"
     return f"""
 Payment engine   {base}   docs {base}/docs   metrics {base}/metrics
-{orders_line}Events           {where}
+{orders_line}{vault_line}Events           {where}
 Data             {kept}
 
 Paste a token, an order, and a payment for it:
