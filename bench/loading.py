@@ -14,6 +14,7 @@ CONNECTIONS: Final = 32
 USERS: Final = 1000
 _SCRIPT: Final = Path(__file__).with_name("load.lua")
 _ORDERS_SCRIPT: Final = _SCRIPT.with_name("orders.lua")
+_VAULT_SCRIPT: Final = _SCRIPT.with_name("vault.lua")
 _MARK: Final = "RESULT "
 
 
@@ -56,6 +57,11 @@ class Loader:
         """Load the orders surface: record payments or, of the first `read`, read one after the other."""
         what = ("read", str(read)) if read else ("create", "1")
         return self._load(base, _ORDERS_SCRIPT, seconds, (str(next(self._runs)), self._token, str(USERS), *what))
+
+    def run_vault(self, base: str, cards: Sequence[str], user: str, *, seconds: int) -> Load:
+        """Load the vault surface: pay checkouts with the cards in turn."""
+        arguments = (str(next(self._runs)), self._token, user, ",".join(cards))
+        return self._load(base, _VAULT_SCRIPT, seconds, arguments)
 
     def _load(self, base: str, script: Path, seconds: int, arguments: Sequence[str]) -> Load:
         command = [
