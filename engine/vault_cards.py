@@ -113,8 +113,9 @@ class VaultCards:
             sealed=self._sealer.seal_text(seal_name(card_id), wanted.pan.reveal()),
             mark=mark,
         )
-        if await self._store.add(card, funding_of(card)) != card_id:
-            raise CardExists("this card is stored already")
+        holder = await self._store.add(card, funding_of(card))
+        if holder != card_id:
+            raise CardExists("this card is stored already", cardId=await self._own(holder, wanted.user_id))
         return card
 
     async def find(self, card_id: str, caller: Caller) -> StoredCard:
@@ -157,6 +158,11 @@ class VaultCards:
             card = await self._store.card(card_id)
             if card is None or payment_id not in card.open or await self._store.change(card.closed(payment_id)):
                 return
+
+    async def _own(self, card_id: str, user_id: str) -> str | None:
+        """The id of a card that is this user's: whoever lost the answer to its own request may know it."""
+        card = await self._store.card(card_id)
+        return card_id if card is not None and card.user_id == user_id else None
 
     async def _swept(self, card: StoredCard) -> StoredCard:
         still = await self._still_open(card.open)

@@ -24,6 +24,7 @@ PRODUCTS_MAX: Final = 200
 CHECKOUT_LENGTH_MAX: Final = 128
 _ZERO: Final = re.compile(r"-?0(?:\.0+)?(?:[eE][-+]?[0-9]+)?\Z")
 _NUMBER_MAX: Final = 32
+_NUMBER_LIKE: Final = re.compile(r"[0-9](?:[ -]?[0-9]){11}")
 
 Ref = Annotated[str, Meta(min_length=1, max_length=128)]
 Holder = Annotated[str, Meta(min_length=1, max_length=100, examples=["Jo Doe"])]
@@ -64,6 +65,9 @@ class AddCreditCard(msgspec.Struct, rename="camel"):
     def to_command(self, currency: str, today: tuple[int, int]) -> AddCard:
         """The command for the engine. Raises `PaymentMethodRefused` or `AmountRefused`."""
         pan = parse_number(_text(self.card_number, "cardNumber"))
+        if _NUMBER_LIKE.search(self.card_holder_name):
+            # It is kept and shown in clear.
+            raise PaymentMethodRefused("cardHolderName must be a name, not a number", field="cardHolderName")
         month, year = parse_expire_date(self.expire_date, today=today)
         check_cvv(_text(self.cvv, "cvv"))
         money = _money(self.money, currency, "money")

@@ -47,6 +47,12 @@ async def test_any_other_number_is_refused_and_never_quoted(world: VaultWorld, n
     assert not answer.shows(str(number)) or len(str(number)) < 10
 
 
+@pytest.mark.parametrize("name", ["4242424242424242", "Jo 4242 4242 4242 4242", "", "x" * 101, None, 5])
+async def test_a_holder_has_a_name(world: VaultWorld, name: Any) -> None:
+    answer = await world.post("/add", world.card(cardHolderName=name))
+    assert world.refused(answer, 422)["details"]["field"] == "cardHolderName"
+
+
 @pytest.mark.parametrize("cvv", [123, "123", "012", "000"])
 async def test_three_digits_are_a_cvv(world: VaultWorld, cvv: Any) -> None:
     await world.added(cvv=cvv)
@@ -83,10 +89,12 @@ async def test_a_card_without_one_of_its_fields_is_refused(world: VaultWorld, fi
 @pytest.mark.parametrize("spell", [int, str], ids=["number", "text"])
 async def test_a_card_that_is_there_is_refused_in_any_spelling(world: VaultWorld, spell: Any) -> None:
     pan = world.new_pan()
-    await world.added(cardNumber=pan)
+    card = await world.added(cardNumber=pan)
     for fields in ({}, {"expireDate": "2031-01", "cvv": "999"}, {"cardUserId": "somebody"}):
         body = world.card(cardNumber=spell(pan), **fields)
-        world.refused(await world.post("/add", body, auth=ADMIN), 409, "CARD_EXISTS")
+        refused = world.refused(await world.post("/add", body, auth=ADMIN), 409, "CARD_EXISTS")
+        known = {} if "cardUserId" in fields else {"details": {"cardId": card["id"]}}
+        assert {name: value for name, value in refused.items() if name == "details"} == known
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.api.world import TIME
+from tests.orders.replaying import replayed
 from tests.vault.world import ADMIN, BASE, USER, VaultWorld, token
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -143,6 +144,15 @@ async def test_the_completed_event_is_the_payment_without_what_is_nobody_elses(w
         "eventType": "paymentService-paymentCompleted", "timestamp": payment["createdAt"], "paymentId": payment["id"],
     }  # fmt: skip
     assert event["value"] == expected | more
+
+
+async def test_events_are_told_again_with_the_same_ids_on_the_same_topics(world: VaultWorld) -> None:
+    card = await world.added(money=80)
+    payment = await world.bought(card["id"])
+    failed = world.refused(await world.pays(card["id"]), 402)["details"]["paymentId"]
+    first = [*await world.told(payment["id"], 1), *await world.told(failed, 1)]
+    again = [line for line in await replayed(world) if line["value"]["paymentId"] in (payment["id"], failed)]
+    assert sorted(again, key=str) == sorted(first, key=str)
 
 
 @pytest.mark.parametrize("auth", [None, "not-a-token"])
