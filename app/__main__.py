@@ -197,6 +197,12 @@ def _parked(given: argparse.Namespace) -> int:
     return asyncio.run(list_parked(settings) if given.what == "list" else retry_parked(settings, given))
 
 
+def _keys(given: argparse.Namespace) -> int:
+    from app.keys import rotate
+
+    return asyncio.run(rotate(from_process(given.config)))
+
+
 def _version(_: argparse.Namespace) -> int:
     print(__version__)
     return 0
@@ -301,6 +307,8 @@ def _settling(command: Command) -> None:
     reconcile.add_argument("--statement", type=Path, required=True, metavar="FILE.csv")
     reconcile.add_argument("--acquirer", help="whose it is (default: the first acquirer)")
     reconcile.add_argument("--yes", action="store_true", help="keep what is missing here as open items")
+    keys = command("keys", _keys, "seal every stored card anew, with the first of cards.keys; safe to run again")
+    keys.add_argument("action", choices=("rotate",))
     items = command("items", _items, "what acquirers did and our books do not show: list it, or close one by your word")
     items.add_argument("action", choices=("list", "close"))
     items.add_argument("id", nargs="?", help="the item's id, as `list` shows it")

@@ -11,7 +11,15 @@ from typing import Any, Final, Literal
 import msgspec
 
 from app.mpesa_settings import MpesaSettings
-from app.surface_settings import CoreSettings, GatewaySettings, OpsSettings, OrdersApiSettings, check_networks, within
+from app.surface_settings import (
+    CoreSettings,
+    GatewaySettings,
+    OpsSettings,
+    OrdersApiSettings,
+    VaultSettings,
+    check_networks,
+    within,
+)
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
@@ -38,7 +46,7 @@ _CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     ),
 }
 _PORT_ENV: Final = "PAYMENT_SERVICE_PORT"
-_PORT_SECTIONS: Final = ("core", "orders_api")
+_PORT_SECTIONS: Final = ("core", "orders_api", "vault")
 """The surfaces whose contracts call the port `PAYMENT_SERVICE_PORT`: the first of them that is enabled has it."""
 
 
@@ -172,6 +180,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orders_api: OrdersApiSettings = OrdersApiSettings()
     gateway: GatewaySettings = GatewaySettings()
     mpesa: MpesaSettings = MpesaSettings()
+    vault: VaultSettings = VaultSettings()
     ops: OpsSettings = OpsSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitsSettings = LimitsSettings()
@@ -235,6 +244,7 @@ def topics(settings: Settings) -> dict[str, str]:
         "orders": settings.orders_api.topic,
         "gateway": settings.gateway.topic,
         "mpesa": settings.mpesa.topic,
+        "vault": settings.vault.topic,
     }
 
 
