@@ -123,11 +123,16 @@ _SECRETS: Final = {
 }
 
 
+def _masked(shown: Any) -> Any:
+    """The settings with every secret that is set shown as just that, wherever it stands."""
+    if not isinstance(shown, dict):
+        return shown
+    return {key: "set" if key in _SECRETS and value else _masked(value) for key, value in shown.items()}
+
+
 def _check_config(given: argparse.Namespace) -> int:
     settings = from_process(given.config)
-    shown = msgspec.to_builtins(settings)
-    for section in (shown["auth"], shown["cards"], shown["acquirer"], *shown["fallbacks"].values()):
-        section.update({key: "set" for key in _SECRETS & section.keys() if section[key]})
+    shown = _masked(msgspec.to_builtins(settings))
     shown["kafka"] = {key: value for key, value in shown["kafka"].items() if "password" not in key}
     shown["redis"]["url"] = shown["redis"]["url"].rpartition("@")[2]
     print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())

@@ -45,6 +45,20 @@ _CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
         ("orders_api", "orders_url", "{}/internal/orders/{{id}}"),
     ),
 }
+SURFACES: Final = ("core", "orders_api", "vault", "mpesa", "gateway")
+"""The sections of the surfaces."""
+_NAMES_TAKEN: Final = frozenset(
+    {
+        "mpesa",
+        "mpesa_queries",
+        "vault",
+        "user_service",
+        "order_service",
+        "gateway_users",
+        "gateway_orders",
+        "signing_keys",
+    }
+)
 _PORT_ENV: Final = "PAYMENT_SERVICE_PORT"
 _PORT_SECTIONS: Final = ("core", "orders_api", "vault")
 """The surfaces whose contracts call the port `PAYMENT_SERVICE_PORT`: the first of them that is enabled has it."""
@@ -207,6 +221,27 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"worker.lease_s must be at least {section}.guard.deadline_s + 5")
         if self.worker.claim_idle_s < self.worker.lease_s:
             raise ValueError("worker.claim_idle_s must not be below worker.lease_s")
+        # An attempt that is unknown at one acquirer would be asked about at the other, who has never seen it.
+        if self.acquirer.name in self.fallbacks:
+            raise ValueError(f"acquirer.name and fallbacks.{self.acquirer.name} are one name for two acquirers")
+        for name in (self.acquirer.name, *self.fallbacks):
+            if name in _NAMES_TAKEN:
+                raise ValueError(f"acquirer.name, fallbacks: {name} is the name of another counterparty")
+        _check_ports(self)
+        for section in ("events", "orders_api", "gateway", "mpesa"):
+            if not getattr(self, section).topic:
+                raise ValueError(f"{section}.topic must not be empty")
+
+
+def _check_ports(settings: Settings) -> None:
+    """Two doors on one port would be let in by chance, where processes share their ports."""
+    taken: dict[int, str] = {settings.ops.port: "ops"}
+    for section in SURFACES:
+        surface = getattr(settings, section)
+        if surface.enabled and surface.port:
+            if surface.port in taken:
+                raise ValueError(f"{section}.port and {taken[surface.port]}.port are one port: {surface.port}")
+            taken[surface.port] = section
 
 
 def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> Settings:
@@ -273,6 +308,8 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
         elif settings.gateway.enabled and len(settings.auth.secret) < 32:
             found.append("auth.secret (JWT_SEC) must have at least 32 characters: the gateway signs tokens with it")
+        if settings.gateway.enabled and not settings.auth.shares_secret:
+            found.append("auth.algorithms names none of HS256, HS384, HS512: the gateway signs tokens with one of them")
     if settings.mpesa.enabled and not settings.mpesa.base_url:
         found.append(
             "mpesa.base_url (PAYMENTS__MPESA__BASE_URL) is not set: https://sandbox.safaricom.co.ke, for example"

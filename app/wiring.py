@@ -86,6 +86,7 @@ class Guards:
 
     def add(self, name: str, settings: GuardSettings) -> Guard:
         """A new guard."""
+        assert name not in self._guards, f"{name} has a guard: two counterparties would share one circuit"
         self._guards[name] = Guard(name, settings, self._instruments)
         return self._guards[name]
 
@@ -250,7 +251,8 @@ class Parts:
 
     def _phones(self) -> PushAcquirer:
         settings = self.settings.mpesa
-        daraja = Daraja(self.counterparty("mpesa", settings.guard), settings)
+        queries = self.counterparty("mpesa_queries", settings.guard)
+        daraja = Daraja(self.counterparty("mpesa", settings.guard), settings, queries=queries)
         return PushAcquirer(daraja, self.pushes, settings.callback_url, now_ms)
 
     def _acquirer(self, name: str, settings: AcquirerSettings | FallbackSettings) -> Acquirer:
