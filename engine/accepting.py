@@ -66,6 +66,10 @@ Check = Callable[[AcceptPayment], Awaitable[None]]
 class StoredCards(Protocol):
     """Where stored cards are told of payments that will be charged to them."""
 
+    async def check(self, wanted: AcceptPayment) -> None:
+        """Raises `PaymentMethodRefused`; writes nothing."""
+        ...
+
     async def hold(self, wanted: AcceptPayment, payment_id: PaymentId) -> Method:
         """Raises `PaymentMethodRefused`. Safe to repeat."""
         ...
@@ -144,7 +148,7 @@ class Accepting:
         if not caller.may_act_for(wanted.user_id):
             raise NotYourUser("this token may not pay for that user")
         if key is None:
-            await self._check(wanted)
+            await self._may_be_made(wanted)
             return await self._create(wanted, self._mint(wanted))
 
         digest = self._fingerprints.key_digest(caller.subject, key)
@@ -152,7 +156,7 @@ class Accepting:
         record = await self._store.key(digest)
         if record is not None and (replay := await self._replay(record, fingerprint)):
             return replay
-        await self._check(wanted)
+        await self._may_be_made(wanted)
         if record is None:
             ours = KeyRecord(self._mint(wanted), fingerprint, self._clock())
             record = await self._store.claim_key(digest, ours)
@@ -207,11 +211,17 @@ class Accepting:
             raise AlreadyProcessed("the order has a payment that is live or completed", orderId=wanted.order_id)
         return Accepted(payment, replayed=False)
 
+    async def _may_be_made(self, wanted: AcceptPayment) -> None:
+        await self._check(wanted)
+        if isinstance(wanted.instrument, VaultCard):
+            # Before the key is claimed: a refusal leaves nothing behind, and another card may be tried with the key.
+            if self._stored_cards is None:
+                raise PaymentMethodRefused("there are no stored cards here", field="paymentMethod.type")
+            await self._stored_cards.check(wanted)
+
     async def _method(self, wanted: AcceptPayment, payment_id: PaymentId) -> Method:
-        if not isinstance(wanted.instrument, VaultCard):
+        if self._stored_cards is None or not isinstance(wanted.instrument, VaultCard):
             return _shown(wanted)
-        if self._stored_cards is None:
-            raise PaymentMethodRefused("there are no stored cards here", field="paymentMethod.type")
         return await self._stored_cards.hold(wanted, payment_id)
 
     def _mint(self, wanted: AcceptPayment) -> PaymentId:

@@ -131,6 +131,20 @@ async def test_a_card_that_is_not_the_users_is_refused(world: VaultWorld, core: 
     assert (status, refused["error"]["code"]) == (422, "PAY_001")
 
 
+async def test_a_refused_card_leaves_the_key_for_another_one(world: VaultWorld, core: Core) -> None:
+    card = await world.added(money=100)
+    order, headers = await world.order(), {"Idempotency-Key": world.new_checkout(), "Prefer": "wait=20"}
+    body = {"orderId": order, "userId": USER, "amount": 75.48, "currency": "USD"}
+    gone = body | {"paymentMethod": {"type": "vault_card", "cardId": "nothing"}}
+    async with world.nothing_written():
+        assert (await core.ask("POST", "/api/payments", gone, **headers))[0] == 422
+    there = body | {"paymentMethod": {"type": "vault_card", "cardId": card["id"]}}
+    for _ in range(2):
+        status, payment = await core.ask("POST", "/api/payments", there, **headers)
+        assert (status, payment["status"]) == (201, "completed")
+    assert await world.money(card["id"]) == 24.52
+
+
 async def test_fifty_payments_by_one_card_never_overdraw_it(world: VaultWorld, core: Core) -> None:
     card = await world.added(money=75.48 * 7 + 1)
     ended = await asyncio.gather(*(core.paid(card["id"]) for _ in range(50)))
