@@ -47,7 +47,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 
 WORKDIR /srv/payments
 USER 10001:10001
-EXPOSE 3003 3004
+EXPOSE 3003 3004 3005
 STOPSIGNAL SIGTERM
 
 # Health, not readiness: restarting the engine does not mend a Redis that is away. Processes without the core surface

@@ -123,11 +123,16 @@ _SECRETS: Final = {
 }
 
 
+def _masked(shown: Any) -> Any:
+    """The settings with every secret that is set shown as just that, wherever it stands."""
+    if not isinstance(shown, dict):
+        return shown
+    return {key: "set" if key in _SECRETS and value else _masked(value) for key, value in shown.items()}
+
+
 def _check_config(given: argparse.Namespace) -> int:
     settings = from_process(given.config)
-    shown = msgspec.to_builtins(settings)
-    for section in (shown["auth"], shown["cards"], shown["mpesa"], shown["acquirer"], *shown["fallbacks"].values()):
-        section.update({key: "set" for key in _SECRETS & section.keys() if section[key]})
+    shown = _masked(msgspec.to_builtins(settings))
     shown["kafka"] = {key: value for key, value in shown["kafka"].items() if "password" not in key}
     shown["redis"]["url"] = shown["redis"]["url"].rpartition("@")[2]
     print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
@@ -195,6 +200,12 @@ def _parked(given: argparse.Namespace) -> int:
 
     settings = from_process(given.config)
     return asyncio.run(list_parked(settings) if given.what == "list" else retry_parked(settings, given))
+
+
+def _keys(given: argparse.Namespace) -> int:
+    from app.keys import rotate
+
+    return asyncio.run(rotate(from_process(given.config)))
 
 
 def _version(_: argparse.Namespace) -> int:
@@ -301,6 +312,8 @@ def _settling(command: Command) -> None:
     reconcile.add_argument("--statement", type=Path, required=True, metavar="FILE.csv")
     reconcile.add_argument("--acquirer", help="whose it is (default: the first acquirer)")
     reconcile.add_argument("--yes", action="store_true", help="keep what is missing here as open items")
+    keys = command("keys", _keys, "seal every stored card anew, with the first of cards.keys; safe to run again")
+    keys.add_argument("action", choices=("rotate",))
     items = command("items", _items, "what acquirers did and our books do not show: list it, or close one by your word")
     items.add_argument("action", choices=("list", "close"))
     items.add_argument("id", nargs="?", help="the item's id, as `list` shows it")

@@ -64,6 +64,7 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
         "orders_api": {"enabled": True},
         "gateway": {"enabled": True},
         "mpesa": {"enabled": True},
+        "vault": {"enabled": True},
     }
     configured = from_process(config, defaults)
     async with contextlib.AsyncExitStack() as stack:
@@ -139,6 +140,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "ORDERS_API__USERS_URL": settings.orders_api.users_url,
         "ORDERS_API__ORDERS_URL": settings.orders_api.orders_url,
         "GATEWAY__ENABLED": str(settings.gateway.enabled),
+        "VAULT__ENABLED": str(settings.vault.enabled),
         "MPESA__ENABLED": str(mpesa.enabled),
         "MPESA__BASE_URL": mpesa.base_url,
         **{f"MPESA__{name.upper()}": getattr(mpesa, name) for name in (*Merchant._fields, *_CALLBACK)},
@@ -166,10 +168,13 @@ def banner(settings: Settings, folder: Path) -> str:
         f'{{"type":"credit_card","cardNumber":"4242424242424242","expiryMonth":"12","expiryYear":"2030","cvv":"123"}}}}\''
     )
     recorded = f"http://127.0.0.1:{settings.orders_api.port}"
+    stored = f"http://127.0.0.1:{settings.vault.port}"
+    deaf = "" if settings.kafka.brokers else "   (without Kafka nobody listens for refunds)"
     where = f"Kafka at {settings.kafka.brokers}" if settings.kafka.brokers else settings.events.file
     kept = "NOTHING IS KEPT: there is no redis-server here" if settings.redis.url == FAKE_URL else f"kept in {folder}/"
     gateway = f"http://127.0.0.1:{settings.gateway.port}"
     doors = f"\nOrders surface   {recorded}   docs {recorded}/docs" if settings.orders_api.enabled else ""
+    doors += f"\nVault surface    {stored}   docs {stored}/docs{deaf}" if settings.vault.enabled else ""
     phones = f"http://127.0.0.1:{settings.mpesa.port}"
     doors += f"\nM-Pesa           {phones}   docs {phones}/docs" if settings.mpesa.enabled else ""
     doors += f"\nGateway          {gateway}   docs {gateway}/docs" if settings.gateway.enabled else ""

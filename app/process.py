@@ -90,6 +90,7 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
         working = tasks.create_task(parts.worker.run()) if parts.worker else None
         relaying = tasks.create_task(parts.relay.run()) if parts.relay else None
         reconciling = tasks.create_task(parts.reconciler.run()) if parts.reconciler else None
+        listening = tasks.create_task(parts.listener.run()) if parts.listener else None
         async with _listening_ops(parts, reuse_port), contextlib.AsyncExitStack() as listeners:
             # Without a limit there is no connection for it either.
             if any(parts.limiting.of(each.surface.name).rule for each in mounted):
@@ -106,7 +107,7 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
             parts.readiness.report("process")
             structlog.get_logger().info("started", ports={each.surface.name: each.port for each in mounted})
             await stop.wait()
-            await _stop(parts, doors, working=working, relaying=relaying, reconciling=reconciling)
+            await _stop(parts, doors, working=working, relaying=relaying, reconciling=reconciling, listening=listening)
         for task in (*watching, batching, counting):
             task.cancel()
     structlog.get_logger().info("stopped")
@@ -119,6 +120,7 @@ async def _stop(
     working: asyncio.Task[None] | None,
     relaying: asyncio.Task[None] | None,
     reconciling: asyncio.Task[None] | None,
+    listening: asyncio.Task[None] | None,
 ) -> None:
     """The stages, under one budget. What does not finish is in Redis, and is taken up by whoever starts next."""
     ends_at = time.monotonic() + parts.settings.server.stop_s
@@ -126,6 +128,10 @@ async def _stop(
     parts.readiness.report("process", "stopping")
     await asyncio.sleep(min(parts.settings.server.unready_s, parts.settings.server.stop_s / 2))
     await _cancelled(reconciling)
+    if parts.listener and listening:
+        parts.listener.stop()
+        await asyncio.wait([listening], timeout=parts.settings.server.stop_s / 3)
+        await _cancelled(listening)
     for door in doors:
         door.listener.close()
     # Requests under way are finished here; aiohttp cancels what is left after its own shutdown timeout.
@@ -138,6 +144,8 @@ async def _stop(
         # With a dead broker there is no use in waiting: the events are in the outbox.
         await _last_passes(parts, min(ends_at - 2.0, time.monotonic() + _LAST_PASSES_S))
     await _cancelled(relaying)
+    if parts.dead_letters:
+        await parts.dead_letters.close()
     if parts.publisher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.5, ends_at - time.monotonic())):

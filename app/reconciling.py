@@ -33,7 +33,7 @@ async def reconcile(settings: Settings, given: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{given.statement}: {error}") from None
     acquirer = given.acquirer or settings.acquirer.name
-    known = (settings.acquirer.name, *settings.fallbacks)
+    known = (settings.acquirer.name, *settings.fallbacks, *(("mpesa",) if settings.mpesa.base_url else ()))
     if given.yes and acquirer not in known:
         # By a wrong name nothing is matched, and every line would become an item.
         raise ConfigError(f"{acquirer} is no acquirer of ours; we know {', '.join(known)}")

@@ -11,7 +11,15 @@ from typing import Any, Final, Literal
 import msgspec
 
 from app.mpesa_settings import MpesaSettings
-from app.surface_settings import CoreSettings, GatewaySettings, OpsSettings, OrdersApiSettings, check_networks, within
+from app.surface_settings import (
+    CoreSettings,
+    GatewaySettings,
+    OpsSettings,
+    OrdersApiSettings,
+    VaultSettings,
+    check_networks,
+    within,
+)
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
@@ -37,8 +45,22 @@ _CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
         ("orders_api", "orders_url", "{}/internal/orders/{{id}}"),
     ),
 }
+SURFACES: Final = ("core", "orders_api", "vault", "mpesa", "gateway")
+"""The sections of the surfaces."""
+_NAMES_TAKEN: Final = frozenset(
+    {
+        "mpesa",
+        "mpesa_queries",
+        "vault",
+        "user_service",
+        "order_service",
+        "gateway_users",
+        "gateway_orders",
+        "signing_keys",
+    }
+)
 _PORT_ENV: Final = "PAYMENT_SERVICE_PORT"
-_PORT_SECTIONS: Final = ("core", "orders_api")
+_PORT_SECTIONS: Final = ("core", "orders_api", "vault")
 """The surfaces whose contracts call the port `PAYMENT_SERVICE_PORT`: the first of them that is enabled has it."""
 
 
@@ -172,6 +194,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orders_api: OrdersApiSettings = OrdersApiSettings()
     gateway: GatewaySettings = GatewaySettings()
     mpesa: MpesaSettings = MpesaSettings()
+    vault: VaultSettings = VaultSettings()
     ops: OpsSettings = OpsSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitsSettings = LimitsSettings()
@@ -198,6 +221,27 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"worker.lease_s must be at least {section}.guard.deadline_s + 5")
         if self.worker.claim_idle_s < self.worker.lease_s:
             raise ValueError("worker.claim_idle_s must not be below worker.lease_s")
+        # An attempt that is unknown at one acquirer would be asked about at the other, who has never seen it.
+        if self.acquirer.name in self.fallbacks:
+            raise ValueError(f"acquirer.name and fallbacks.{self.acquirer.name} are one name for two acquirers")
+        for name in (self.acquirer.name, *self.fallbacks):
+            if name in _NAMES_TAKEN:
+                raise ValueError(f"acquirer.name, fallbacks: {name} is the name of another counterparty")
+        _check_ports(self)
+        for section in ("events", "orders_api", "gateway", "mpesa"):
+            if not getattr(self, section).topic:
+                raise ValueError(f"{section}.topic must not be empty")
+
+
+def _check_ports(settings: Settings) -> None:
+    """Two doors on one port would be let in by chance, where processes share their ports."""
+    taken: dict[int, str] = {settings.ops.port: "ops"}
+    for section in SURFACES:
+        surface = getattr(settings, section)
+        if surface.enabled and surface.port:
+            if surface.port in taken:
+                raise ValueError(f"{section}.port and {taken[surface.port]}.port are one port: {surface.port}")
+            taken[surface.port] = section
 
 
 def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> Settings:
@@ -235,6 +279,7 @@ def topics(settings: Settings) -> dict[str, str]:
         "orders": settings.orders_api.topic,
         "gateway": settings.gateway.topic,
         "mpesa": settings.mpesa.topic,
+        "vault": settings.vault.topic,
     }
 
 
@@ -263,6 +308,8 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
             found.append('auth.secret (JWT_SEC) must have at least 32 characters, or write auth.mode = "none"')
         elif settings.gateway.enabled and len(settings.auth.secret) < 32:
             found.append("auth.secret (JWT_SEC) must have at least 32 characters: the gateway signs tokens with it")
+        if settings.gateway.enabled and not settings.auth.shares_secret:
+            found.append("auth.algorithms names none of HS256, HS384, HS512: the gateway signs tokens with one of them")
     if settings.mpesa.enabled and not settings.mpesa.base_url:
         found.append(
             "mpesa.base_url (PAYMENTS__MPESA__BASE_URL) is not set: https://sandbox.safaricom.co.ke, for example"

@@ -98,6 +98,33 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         within("gateway.argon2_memory_kib", self.argon2_memory_kib, 8 * self.argon2_lanes, 4_194_304)
 
 
+class VaultSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The vault surface: stored cards with a balance. Its listeners need `kafka.brokers`, and run with the workers."""
+
+    enabled: bool = False
+    port: int = 3005
+    currency: str = "USD"
+    """Of all its amounts; its contract names none."""
+    topic: str = ""
+    """Of its events; empty: each type of event has a topic of its own name."""
+    order_refunded_topic: str = "orderService-orderRefunded"
+    product_refunded_topic: str = "orderService-productFromOrderRefunded"
+    group: str = "payment-service"
+    """The consumer group of the listeners."""
+    batch_max: int = 500
+    """Messages that are worked on at the same time."""
+
+    def __post_init__(self) -> None:
+        within("vault.port", self.port, 0, 65535)
+        within("vault.batch_max", self.batch_max, 1, 10_000)
+        if self.currency not in DECIMALS:
+            raise ValueError("vault.currency must be an ISO 4217 code")
+        if not self.order_refunded_topic or self.order_refunded_topic == self.product_refunded_topic:
+            raise ValueError("vault.order_refunded_topic and vault.product_refunded_topic must be two topics")
+        if not self.product_refunded_topic or not self.group:
+            raise ValueError("vault.product_refunded_topic and vault.group must not be empty")
+
+
 class OpsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A port of its own for `/health`, `/ready` and `/metrics`, for processes without a surface. 0: none."""
 

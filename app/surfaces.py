@@ -30,6 +30,8 @@ from engine.store.accounts import RedisAccounts
 from engine.store.catalogue import RedisCatalogue
 from engine.store.numbers import RedisNumbers
 from engine.store.revocations import RedisRevocations
+from engine.vault_method import VaultMethod
+from engine.vault_paying import VaultPayments
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
 from handlers.core_changes import CoreChanges
@@ -43,6 +45,7 @@ from handlers.orders_api import OrdersApi
 from handlers.routes import Route, Surface
 from handlers.stripe_hook import StripeHook
 from handlers.tokens import TokenSigner
+from handlers.vault_api import VaultApi
 from resilience.guard import GuardSettings
 
 
@@ -95,6 +98,7 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
         now_ms,
         parts.admit,
         redrive_after_s=settings.worker.redrive_after_s,
+        stored_cards=VaultMethod(parts.stored_cards, now_ms) if settings.vault.enabled else None,
     )
     changing = Changing(parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit)
     waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
@@ -139,6 +143,11 @@ def _orders(parts: Parts, auth: Authenticator) -> OrdersApi:
         begins=Recorded(settings.begins),
     )
     return OrdersApi(payments, auth, currency=settings.currency)
+
+
+def _vault(parts: Parts, auth: Authenticator) -> VaultApi:
+    payments = VaultPayments(parts.vault, parts.ids, parts.turns, parts.observer, now_ms, parts.admit)
+    return VaultApi(parts.stored_cards, payments, auth, currency=parts.settings.vault.currency)
 
 
 def _gateway(parts: Parts, auth: Authenticator) -> GatewayApi:
@@ -229,5 +238,6 @@ _BUILDERS: Final[Mapping[str, Callable[[Parts, Authenticator], Surface]]] = {
     "orders_api": _orders,
     "gateway": _gateway,
     "mpesa": _mpesa,
+    "vault": _vault,
 }
 """By the name of the section of settings, in the order of the documentation."""

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from app.offline import Dataset
-from app.settings import ConfigError, Settings
-from clients.topics import EventLines, KafkaTopic, TopicUnreadable
+from app.settings import ConfigError, Settings, topics
+from clients.topics import EventLines, KafkaTopics, TopicUnreadable
 from engine.auditing import UNREADABLE, Finding
 from engine.comparing import Comparison, Missing, Unknown, Unlike, differences, digest, id_of
 from engine.events import OutgoingEvent, history, outgoing
 from engine.ids import PaymentId, is_payment_id
 from engine.payment import Payment
+from engine.purchase import EVENT_TYPES
 from engine.store.outbox import entries_of, event_of
 
 _PAGE: Final = 500
@@ -30,7 +31,7 @@ class TopicAudit:
     """
 
     def __init__(self, settings: Settings, *, since_ms: int = 0) -> None:
-        self._topic = settings.events.topic
+        self._topics = topics(settings)
         self._since_ms = since_ms
         self._source = source_of(settings)
         self._folder = tempfile.TemporaryDirectory(prefix="payments-audit-")
@@ -101,7 +102,8 @@ class TopicAudit:
             events = history(payment, bodies)
         except (*UNREADABLE, StopIteration):
             return None
-        topic, surface = self._topic, payment.surface
+        surface = payment.surface
+        topic = self._topics.get(surface, "")
         return [
             (event.time_ms, outgoing(event, topic=topic, surface=surface, payment_id=payment.id)) for event in events
         ]
@@ -130,13 +132,19 @@ class TopicAudit:
             self._waiting |= await _ids(data, shard.outbox)
 
 
-def source_of(settings: Settings) -> KafkaTopic | EventLines:
+def source_of(settings: Settings) -> KafkaTopics | EventLines:
     """Where events go by these settings. Raises `ConfigError`."""
     if settings.kafka.brokers:
-        return KafkaTopic(settings.kafka, settings.events.topic)
+        return KafkaTopics(settings.kafka, _names(settings))
     if not settings.events.file:
         raise ConfigError("kafka.brokers (KAFKA_BROKER) is not set, nor events.file")
-    return EventLines(Path(settings.events.file), settings.events.topic)
+    return EventLines(Path(settings.events.file), _names(settings))
+
+
+def _names(settings: Settings) -> list[str]:
+    """The topics of all surfaces. One without a topic has one for each type of event, named by it."""
+    own = [topic for topic in topics(settings).values() if topic]
+    return sorted({*own, *(EVENT_TYPES if "" in topics(settings).values() else ())})
 
 
 async def _ids(data: Dataset, stream: str) -> set[str]:

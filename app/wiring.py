@@ -26,6 +26,7 @@ from clients.daraja import Daraja
 from clients.event_file import EventFile
 from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
+from clients.kafka_consumer import KafkaListener
 from clients.stripe import StripeAcquirer
 from clients.stripe_line import ApiKey, StripeLine
 from clients.wire import Wire
@@ -49,6 +50,13 @@ from engine.store.outbox import RedisOutbox
 from engine.store.payments import RedisPayments
 from engine.store.pushes import RedisPushes
 from engine.store.sample import AuditSample
+from engine.store.vault import RedisVault
+from engine.turns import Turns
+from engine.vault_acquirer import VaultAcquirer
+from engine.vault_card import ACQUIRER as VAULT
+from engine.vault_card import CardMarks
+from engine.vault_cards import VaultCards
+from engine.vault_refunds import VaultRefunds
 from engine.worker import Worker
 from handlers.core_types import CARD_METHODS
 from handlers.docs import Docs
@@ -60,6 +68,7 @@ from handlers.ops import HEALTH, Ops
 from handlers.protocol import Refuse
 from handlers.routes import ErrorTable, Route, Surface
 from handlers.security import security_headers
+from handlers.vault_listeners import VaultListeners
 from metrics.instruments import Instruments
 from resilience.guard import Guard, GuardSettings
 from resilience.status import BreakerStatus
@@ -77,6 +86,7 @@ class Guards:
 
     def add(self, name: str, settings: GuardSettings) -> Guard:
         """A new guard."""
+        assert name not in self._guards, f"{name} has a guard: two counterparties would share one circuit"
         self._guards[name] = Guard(name, settings, self._instruments)
         return self._guards[name]
 
@@ -136,6 +146,8 @@ class Parts:
             outbox_max=redis.outbox_max,
             cvv_ttl_s=settings.cards.cvv_ttl_s,
         )
+        self.vault = RedisVault(self.batcher, self.keys, outbox_max=redis.outbox_max)
+        self.turns = Turns()
         self.jobs = RedisJobs(
             self.batcher, self.keys, self.instruments, consumer=self.owner, one_by_one=is_cluster(client)
         )
@@ -147,7 +159,10 @@ class Parts:
         self.ids = PaymentIds()
         self.pushes = RedisPushes(self.batcher, self.keys)
         self.phones = self._phones() if settings.mpesa.base_url else None
+        self.stored_cards = self._stored_cards()
         self.worker = self._worker() if "worker" in roles else None
+        self.dead_letters = KafkaPublisher(settings.kafka) if self._listens(roles) else None
+        self.listener = self._listener(self.dead_letters) if self.dead_letters else None
         self.publisher = self._publisher() if "relay" in roles else None
         self.relay = self._relay(self.publisher) if self.publisher else None
         self.reconciler: Reconciler | None = None
@@ -194,6 +209,10 @@ class Parts:
         """Somebody to be asked over HTTP, behind a guard of its own."""
         return HttpCounterparty(self.wire, self.guards.add(name, settings), timeout_s=settings.timeout_s)
 
+    def _stored_cards(self) -> VaultCards:
+        marks = CardMarks(parse_fingerprint_secret(self.settings.cards.fingerprint_secret))
+        return VaultCards(self.vault, self.payments, self.sealer, marks, self.ids, self.turns, now_ms, self.admit)
+
     def _ops(self, health: Mapping[str, str]) -> Ops:
         return Ops(self.readiness, _scraper(self.instruments.registry), health)
 
@@ -220,17 +239,20 @@ class Parts:
         by_name: dict[str, Acquirer] = {first.name: self._acquirer(first.name, first)}
         for name, fallback in fallbacks.items():
             by_name[name] = self._acquirer(name, fallback)
+        by_name[VAULT] = VaultAcquirer(self.vault, self.turns, now_ms)
         order: dict[str, list[str]] = {
             method: [first.name, *(name for name, fallback in fallbacks.items() if method in fallback.methods)]
             for method in CARD_METHODS
         }
+        order["vault_card"] = [VAULT]
         if self.phones is not None:
             by_name[self.phones.name], order["mobile_money"] = self.phones, [self.phones.name]
         return Acquirers(by_name, order)
 
     def _phones(self) -> PushAcquirer:
         settings = self.settings.mpesa
-        daraja = Daraja(self.counterparty("mpesa", settings.guard), settings)
+        queries = self.counterparty("mpesa_queries", settings.guard)
+        daraja = Daraja(self.counterparty("mpesa", settings.guard), settings, queries=queries)
         return PushAcquirer(daraja, self.pushes, settings.callback_url, now_ms)
 
     def _acquirer(self, name: str, settings: AcquirerSettings | FallbackSettings) -> Acquirer:
@@ -250,6 +272,22 @@ class Parts:
         )
         leases = ShardLeases(self.batcher, self.keys, role="relay", owner=self.owner)
         return Relay(outbox, publisher, leases, self.instruments)
+
+    def _listens(self, roles: Sequence[str]) -> bool:
+        return "worker" in roles and self.settings.vault.enabled and bool(self.settings.kafka.brokers)
+
+    def _listener(self, dead_letters: KafkaPublisher) -> KafkaListener:
+        vault = self.settings.vault
+        listeners = VaultListeners(
+            VaultRefunds(self.vault, self.turns, self.observer, now_ms),
+            dead_letters,
+            self.instruments,
+            order_topic=vault.order_refunded_topic,
+            product_topic=vault.product_refunded_topic,
+        )
+        return KafkaListener(
+            self.settings.kafka, listeners.topics, listeners.handle, group=vault.group, batch_max=vault.batch_max
+        )
 
     def _reconciler(self, leases: ShardLeases) -> Reconciler:
         due = RedisDue(self.batcher, self.keys, jobs_max=self.settings.redis.jobs_max)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ USERS: Final = 1000
 _SCRIPT: Final = Path(__file__).with_name("load.lua")
 _REFUND_SCRIPT: Final = Path(__file__).with_name("refund.lua")
 _ORDERS_SCRIPT: Final = _SCRIPT.with_name("orders.lua")
+_VAULT_SCRIPT: Final = _SCRIPT.with_name("vault.lua")
 _MARK: Final = "RESULT "
 
 
@@ -60,6 +62,10 @@ class Loader:
         """Load the orders surface: record payments or, of the first `read`, read one after the other."""
         what = ("read", str(read)) if read else ("create", "1")
         return self._run(base, _ORDERS_SCRIPT, seconds, str(next(self._runs)), self._token, str(USERS), *what)
+
+    def run_vault(self, base: str, cards: Sequence[str], user: str, *, seconds: int) -> Load:
+        """Load the vault surface: pay checkouts with the cards in turn."""
+        return self._run(base, _VAULT_SCRIPT, seconds, str(next(self._runs)), self._token, user, ",".join(cards))
 
     def _run(self, base: str, script: Path, seconds: int, *arguments: str) -> Load:
         command = [

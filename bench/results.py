@@ -26,6 +26,8 @@ _PAIRS: Final = {
     "orders create / floor": ("orders create", "floor"),
     "orders told / floor": ("orders told", "floor"),
     "orders read / floor": ("orders read", "floor"),
+    "vault pay / floor": ("vault pay", "floor"),
+    "vault told / floor": ("vault told", "floor"),
     "accept, two processes / one": ("accept, two", "accept"),
     "full, two processes / one": ("full, two", "full"),
 }
@@ -128,6 +130,7 @@ def targets(
                 ("full, two processes / one", 1.3),
                 ("orders create / floor", 0.20),
                 ("orders read / floor", 0.5),
+                ("vault pay / floor", 0.30),
             )
         ),
         *(

@@ -5,6 +5,7 @@ There is no idempotency key. A push whose answer was lost may be on the phone, s
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar, assert_never
@@ -20,7 +21,7 @@ from clients.wire import parse_url
 from engine.charging import NotSent, Unknown
 from engine.ids import Clock, now_ms
 from engine.pushes import CannotTell, PushAnswer, PushRefused, PushRequest, PushStatus, StillWaiting
-from resilience.errors import CounterpartyError, Refused
+from resilience.errors import CounterpartyError, Refused, Unreachable
 
 T = TypeVar("T")
 
@@ -28,22 +29,29 @@ _NOT_SENT_RETRY_S: Final = 1.0
 _ASK_AGAIN_S: Final = 5.0
 _WRONG_SETTINGS_RETRY_S: Final = 60.0
 _TRIES_WITH_A_TOKEN: Final = 2
+_TOKEN_PATIENCE_S: Final = 4.0
+"""Less than the five seconds by which a lease is longer than a call."""
 
 log = structlog.get_logger()
 
 
 class Daraja:
-    """Pushes and queries for one shortcode. Nothing raises for trouble with Daraja. For one event loop."""
+    """Pushes and queries for one shortcode. Nothing raises for trouble with Daraja. For one event loop.
+
+    `queries` has a guard of its own: whoever asks too often must not stop the pushes.
+    """
 
     def __init__(
         self,
         counterparty: HttpCounterparty,
         settings: DarajaSettings,
         *,
+        queries: HttpCounterparty | None = None,
         clock: Clock = now_ms,
         token_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._counterparty = counterparty
+        self._queries = queries or counterparty
         self._forms = Forms(settings, clock)
         self._tokens = DarajaTokens(counterparty, settings, clock=token_clock)
         self._urls = {
@@ -97,11 +105,19 @@ class Daraja:
     async def _send(
         self, endpoint: Endpoint, form: Callable[[], bytes], read: Callable[[bytes], T], *, idempotent: bool
     ) -> T | Trouble:
-        """Send with a token, and if that is refused (then nothing was done) once more with a new one."""
-        tried = 0
+        """Send with a token, and if that is refused (then nothing was done) once more with a new one.
+
+        What has to come before the body is bounded apart: a lease is made for one call, not for four.
+        """
+        tried, counterparty = 0, self._counterparty if endpoint is Endpoint.PUSH else self._queries
+        token_by = asyncio.get_running_loop().time() + _TOKEN_PATIENCE_S
         while True:
-            token = await self._tokens.get()
-            answer = await self._counterparty.call(
+            try:
+                async with asyncio.timeout_at(token_by):
+                    token = await self._tokens.get()
+            except TimeoutError:
+                raise Unreachable(self.name, "no access token in time") from None
+            answer = await counterparty.call(
                 "POST",
                 self._urls[endpoint],
                 read_answer(self.name, endpoint, read),

@@ -1,10 +1,10 @@
-"""Reads back what was published: a Kafka topic, or the event file, from the beginning to the end as it is now."""
+"""Reads back what was published: topics of Kafka, or the event file, from the beginning to the end as it is now."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,33 +21,40 @@ _PAGE: Final = 1000
 
 
 class TopicUnreadable(Exception):
-    """The topic cannot be read to its end."""
+    """A topic cannot be read to its end."""
 
 
-class KafkaTopic:
-    """A topic in Kafka. Reads without a group, so that it leaves no trace."""
+class KafkaTopics:
+    """Topics in Kafka. Reads without a group, so that it leaves no trace."""
 
-    def __init__(self, settings: KafkaSettings, topic: str) -> None:
+    def __init__(self, settings: KafkaSettings, topics: Sequence[str]) -> None:
         self._settings = settings
-        self._topic = topic
+        self._topics = topics
         self.whole = True
-        """Whether the topic still has its first records; known once reading has begun."""
+        """Whether the topics still have their first records; known once reading has begun."""
 
     async def pages(self) -> AsyncIterator[list[OutgoingEvent]]:
         """Every record up to the ends as they are at the start. Raises `TopicUnreadable`."""
         try:
-            await self._require_topic()
-            async with self._consumer(self._topic) as consumer:
+            async with self._consumer(*await self._there()) as consumer:
                 async for page in self._read(consumer):
                     yield page
         except (KafkaError, OSError, TimeoutError) as error:
-            raise TopicUnreadable(f"topic {self._topic}: {type(error).__name__}") from error
+            raise TopicUnreadable(f"{self._named}: {type(error).__name__}") from error
 
-    async def _require_topic(self) -> None:
+    async def _there(self) -> list[str]:
+        """Those that exist: a surface that was never used has none yet. Not one is a mistake of whoever asks."""
         # A consumer that is told the name of a topic may create it by asking.
         async with self._consumer() as consumer:
-            if self._topic not in await consumer.topics():
-                raise TopicUnreadable(f"topic {self._topic}: there is none")
+            known = await consumer.topics()
+        there = [topic for topic in self._topics if topic in known]
+        if not there:
+            raise TopicUnreadable(f"{self._named}: there is none")
+        return there
+
+    @property
+    def _named(self) -> str:
+        return f"topic {' or '.join(self._topics)}"
 
     @contextlib.asynccontextmanager
     async def _consumer(self, *topics: str) -> AsyncIterator[AIOKafkaConsumer]:
@@ -78,19 +85,19 @@ class KafkaTopic:
                 yield [_event(record) for record in records if record.offset < ends[place]]
             left = {place for place in left if await consumer.position(place) < ends[place]}
             if left and loop.time() - heard_at > _STALLED_S:
-                raise TopicUnreadable(f"topic {self._topic}: no record for {_STALLED_S:.0f} s before its end")
+                raise TopicUnreadable(f"{self._named}: no record for {_STALLED_S:.0f} s before its end")
 
 
 class EventLines:
     """The event file. A line that a crash has torn was never acknowledged, and is passed over."""
 
-    def __init__(self, path: Path, topic: str) -> None:
+    def __init__(self, path: Path, topics: Sequence[str]) -> None:
         self._path = path
-        self._topic = topic
+        self._topics = frozenset(topics)
         self.whole = True
 
     async def pages(self) -> AsyncIterator[list[OutgoingEvent]]:
-        """Every event of the topic up to the end as it is at the start. Raises `TopicUnreadable`."""
+        """Every event of the topics up to the end as it is at the start. Raises `TopicUnreadable`."""
         try:
             with self._path.open("rb") as file:
                 left = self._path.stat().st_size
@@ -106,7 +113,7 @@ class EventLines:
             raise TopicUnreadable(f"{self._path}: {error}") from error
 
     def _ours(self, page: list[OutgoingEvent]) -> list[OutgoingEvent]:
-        return [event for event in page if event.topic == self._topic]
+        return [event for event in page if event.topic in self._topics]
 
 
 class _Line(msgspec.Struct):

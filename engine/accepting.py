@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from engine.cards import Card, Instrument, SealedInstrument, Sealer
-from engine.errors import AlreadyProcessed, KeyNotFound, KeyReused, NotYourUser, PaymentNotFound
+from engine.cards import Card, Instrument, SealedInstrument, Sealer, VaultCard
+from engine.errors import (
+    AlreadyProcessed,
+    KeyNotFound,
+    KeyReused,
+    NotYourUser,
+    PaymentMethodRefused,
+    PaymentNotFound,
+)
 from engine.facts import Method
 from engine.idempotency import Fingerprints, KeyRecord, first_difference
 from engine.ids import Clock, PaymentId, PaymentIds, minted_ms, qualified
@@ -54,6 +61,20 @@ class AcceptPayment(NamedTuple):
 
 Check = Callable[[AcceptPayment], Awaitable[None]]
 """Raises a refusal when the payment may not be made; asks whoever knows."""
+
+
+class StoredCards(Protocol):
+    """Where stored cards are told of payments that will be charged to them."""
+
+    async def check(self, wanted: AcceptPayment) -> None:
+        """Raises `PaymentMethodRefused`; writes nothing."""
+        ...
+
+    async def hold(self, wanted: AcceptPayment, payment_id: PaymentId) -> Method:
+        """Raises `PaymentMethodRefused`. Safe to repeat."""
+        ...
+
+    async def release(self, wanted: AcceptPayment, payment_id: PaymentId) -> None: ...
 
 
 class Accepted(NamedTuple):
@@ -107,7 +128,9 @@ class Accepting:
         *,
         redrive_after_s: float,
         surface: str = "core",
+        stored_cards: StoredCards | None = None,
     ) -> None:
+        self._stored_cards = stored_cards
         self._check = check
         self._store = store
         self._sealer = sealer
@@ -128,7 +151,7 @@ class Accepting:
         if not caller.may_act_for(wanted.user_id):
             raise NotYourUser("this token may not pay for that user")
         if key is None:
-            await self._check(wanted)
+            await self._may_be_made(wanted)
             return await self._create(wanted, self._mint(wanted))
 
         digest = self._fingerprints.key_digest(caller.subject, key)
@@ -136,7 +159,7 @@ class Accepting:
         record = await self._store.key(digest)
         if record is not None and (replay := await self._replay(record, fingerprint)):
             return replay
-        await self._check(wanted)
+        await self._may_be_made(wanted)
         if record is None:
             ours = KeyRecord(self._mint(wanted), fingerprint, self._clock())
             record = await self._store.claim_key(digest, ours)
@@ -174,7 +197,7 @@ class Accepting:
             order_id=wanted.order_id,
             user_id=wanted.user_id,
             amount=wanted.amount,
-            method=_shown(wanted),
+            method=await self._method(wanted, payment_id),
             # The id's own time: lists sort by the id, and what they show must not contradict it.
             created_ms=minted_ms(payment_id),
             held_until_ms=now + wanted.hold_ms if wanted.hold_ms else 0,
@@ -186,8 +209,23 @@ class Accepting:
         sealed = self._sealer.seal(payment_id, wanted.instrument)
         holder = await self._store.create(payment, sealed, due_ms=now + (wanted.hold_ms or self._redrive_after_ms))
         if holder != payment_id:
+            if self._stored_cards and isinstance(wanted.instrument, VaultCard):
+                await self._stored_cards.release(wanted, payment_id)
             raise AlreadyProcessed("the order has a payment that is live or completed", orderId=wanted.order_id)
         return Accepted(payment, replayed=False)
+
+    async def _may_be_made(self, wanted: AcceptPayment) -> None:
+        await self._check(wanted)
+        if isinstance(wanted.instrument, VaultCard):
+            # Before the key is claimed: a refusal leaves nothing behind, and another card may be tried with the key.
+            if self._stored_cards is None:
+                raise PaymentMethodRefused("there are no stored cards here", field="paymentMethod.type")
+            await self._stored_cards.check(wanted)
+
+    async def _method(self, wanted: AcceptPayment, payment_id: PaymentId) -> Method:
+        if self._stored_cards is None or not isinstance(wanted.instrument, VaultCard):
+            return _shown(wanted)
+        return await self._stored_cards.hold(wanted, payment_id)
 
     def _mint(self, wanted: AcceptPayment) -> PaymentId:
         # Without an order, the payments of one user lie together.

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from engine import events as told
+from engine import purchase as bought
 from engine.events import event_hash
 from engine.facts import AttemptState, Kind, RefundState, Status
 from engine.ids import shard_of_payment
@@ -157,7 +158,8 @@ def _events(payment: Payment, events: Sequence[_Told], bodies: Sequence[bytes]) 
     if bodies and event_hash(bodies[-1]) != payment.last_event_hash:
         yield 4, "its last event is not the one that its hash names"
     if payment.rail:
-        yield from ((4, problem) for problem in contradictions(payment, [_decode_any(body) for body in bodies]))
+        said = bought.contradictions if payment.surface == bought.SURFACE else contradictions
+        yield from ((4, problem) for problem in said(payment, [_decode_any(body) for body in bodies]))
         return
     types = [event.event_type for event in events]
     if sorted(types) != _owed(payment):

@@ -72,6 +72,12 @@ class WalletToken(Secret):
         super().__init__(text)
 
 
+class VaultCard(Secret):
+    """A stored card, by its id."""
+
+    __slots__ = ()
+
+
 class Card(msgspec.Struct, frozen=True):
     """A card to be charged."""
 
@@ -81,7 +87,7 @@ class Card(msgspec.Struct, frozen=True):
     cvv: Cvv | None
 
 
-Instrument = Card | WalletToken | PhonePrompt
+Instrument = Card | WalletToken | PhonePrompt | VaultCard
 """What money is taken from."""
 
 

@@ -216,6 +216,42 @@ class PushFailed(EngineError):
     code = "PUSH_FAILED"
 
 
+class CardNotFound(EngineError):
+    """There is no such stored card, or it is somebody else's."""
+
+    code = "CARD_NOT_FOUND"
+
+
+class CardExists(EngineError):
+    """A card of this number is stored already."""
+
+    code = "CARD_EXISTS"
+
+
+class CardInUse(EngineError):
+    """The card has payments that are still open."""
+
+    code = "CARD_IN_USE"
+
+
+class InsufficientFunds(EngineError):
+    """The card's balance does not cover the payment, which has failed."""
+
+    code = "PAY_002"
+
+
+class TotalMismatch(EngineError):
+    """The total is not the sum of its products."""
+
+    code = "TOTAL_MISMATCH"
+
+
+class CheckoutTaken(EngineError):
+    """The checkout is paid by somebody else."""
+
+    code = "CHECKOUT_TAKEN"
+
+
 class TryLater(EngineError):
     """Cannot be done now; the same request may succeed after `retry_after_s` seconds."""
 

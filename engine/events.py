@@ -114,7 +114,8 @@ def outgoing(event: PaymentEvent, *, topic: str, surface: str, payment_id: str) 
     ]
     if event.traceparent:
         headers.append(("traceparent", event.traceparent))
-    return OutgoingEvent(topic, payment_id, event.body, tuple(headers))
+    # A surface without a topic of its own has one for each type of event, named by it.
+    return OutgoingEvent(topic or event.type, payment_id, event.body, tuple(headers))
 
 
 def history(payment: Payment, bodies: Sequence[bytes]) -> list[PaymentEvent]:
@@ -136,7 +137,7 @@ def history(payment: Payment, bodies: Sequence[bytes]) -> list[PaymentEvent]:
 class _Told(msgspec.Struct):
     """What can be read back of any event's body."""
 
-    data: dict[str, Any]
+    data: dict[str, Any] = {}
     event_type: str = ""
     recorded_type: str = msgspec.field(default="", name="eventType")
     timestamp: str = ""

@@ -21,6 +21,7 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _PAYMENT_ID: Final = re.compile(rf"pay-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
 _ACCOUNT_ID: Final = re.compile(rf"acc-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
+_CARD_ID: Final = re.compile(rf"card-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
 
 
 def now_ms() -> int:
@@ -55,6 +56,10 @@ class PaymentIds:
         """A new id for an account that lives in `shard`."""
         return AccountId(f"acc-{self._ulid()}{shard:02x}")
 
+    def mint_card(self, shard: int) -> str:
+        """A new id for a stored card that lives in `shard`: `card-`, a ULID, two hex digits."""
+        return f"card-{self._ulid()}{shard:02x}"
+
     def _ulid(self) -> str:
         return _base32((self._clock() << 80) | int.from_bytes(self._random_bytes(10), "big"), 13)
 
@@ -75,6 +80,21 @@ def is_payment_id(text: str) -> bool:
 def is_account_id(text: str) -> bool:
     """Whether `text` has the form of an account id."""
     return _ACCOUNT_ID.match(text) is not None
+
+
+def is_card_id(text: str) -> bool:
+    """Whether `text` has the form of a stored card's id."""
+    return _CARD_ID.match(text) is not None
+
+
+def shard_of_card(card_id: str) -> int:
+    """The shard that the id names."""
+    return int(card_id[-2:], 16)
+
+
+def hashed_id(prefix: str, digest: bytes) -> str:
+    """An id of the length of all others, made from at least 17 bytes of a hash: the same again for the same thing."""
+    return prefix + _base32(int.from_bytes(digest[:17], "big") & ((1 << 130) - 1), 13)
 
 
 def shard_of_payment(payment_id: PaymentId) -> int:

@@ -11,7 +11,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from engine.cards import Card, Cvv, Instrument, Pan, SealBroken, SealedInstrument, WalletToken
+from engine.cards import Card, Cvv, Instrument, Pan, SealBroken, SealedInstrument, VaultCard, WalletToken
 from engine.ids import PaymentId
 from engine.phones import Phone, PhonePrompt
 
@@ -40,6 +40,11 @@ class CardsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return "CardsSettings(…)"
+
+
+def key_id_of(sealed: bytes) -> str:
+    """The id of the key that something was sealed with."""
+    return sealed[1 : 1 + sealed[0]].decode() if sealed else ""
 
 
 def parse_keys(text: str) -> dict[str, bytes]:
@@ -79,6 +84,8 @@ class AesGcmSealer:
             case PhonePrompt(phone=phone, description=description):
                 text = f"phone:{phone.reveal()}:{description}"
                 return SealedInstrument(self._seal(f"{payment_id}:body", text), None)
+            case VaultCard() as stored:
+                return SealedInstrument(self._seal(f"{payment_id}:body", f"vault:{stored.reveal()}"), None)
             case token:
                 return SealedInstrument(self._seal(f"{payment_id}:body", f"wallet:{token.reveal()}"), None)
 
@@ -90,9 +97,24 @@ class AesGcmSealer:
         if kind == "phone":
             number, _, description = rest.partition(":")
             return PhonePrompt(Phone(number), description)
+        if kind == "vault":
+            return VaultCard(rest)
         pan, month, year = rest.split(":")
         cvv = None if sealed.cvv is None else Cvv(self._open(f"{payment_id}:cvv", sealed.cvv))
         return Card(Pan(pan), int(month), int(year), cvv)
+
+    @property
+    def sealing_id(self) -> str:
+        """The id of the key that seals."""
+        return self._sealing_id.decode()
+
+    def seal_text(self, bound_to: str, text: str) -> bytes:
+        """Encrypt a text, bound to the name of what it belongs to."""
+        return self._seal(bound_to, text)
+
+    def open_text(self, bound_to: str, sealed: bytes) -> str:
+        """Decrypt; raises `SealBroken` as `open` does."""
+        return self._open(bound_to, sealed)
 
     def _seal(self, bound_to: str, text: str) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)

@@ -83,6 +83,8 @@ class _Known(NamedTuple):
     """A token that was verified."""
 
     until: float
+    expires: float
+    """Its own end; `until` may be earlier, and then it is verified again."""
     caller: Caller
     token_id: str
     looked_at: float
@@ -126,7 +128,7 @@ class Authenticator:
         known = self._cache.get(token := _token(request)) if self._settings.mode == "jwt" else None
         if known is None or not known.token_id or self._revocations is None:
             raise HttpRefused(422, "INVALID_REQUEST", "this access token cannot be logged out")
-        await self._revocations.revoke(known.token_id, seconds=known.until - self._clock())
+        await self._revocations.revoke(known.token_id, seconds=known.expires - self._clock())
         self._cache.pop(token, None)
 
     async def _look_for_revocation(self, token: str, known: _Known) -> None:
@@ -149,11 +151,11 @@ class Authenticator:
             raise _unauthorized("the access token is not valid", "invalid_token") from None
         if len(self._cache) >= _CACHE_MAX:
             self._cache.clear()
-        until = float(claims["exp"]) + self._settings.leeway_s
+        until = expires = float(claims["exp"]) + self._settings.leeway_s
         if self._settings.jwks_url:
             # A key that its issuer has withdrawn is not trusted longer than the keys themselves are kept.
             until = min(until, self._clock() + self._settings.jwks_cache_s)
-        known = self._cache[token] = _Known(until, caller, token_id, looked_at=0.0)
+        known = self._cache[token] = _Known(until, expires, caller, token_id, looked_at=0.0)
         return known
 
     async def _claims(self, token: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from engine.accepting import AcceptPayment
-from engine.cards import Card, Cvv, Instrument, Pan, WalletToken, parse_expiry
+from engine.cards import Card, Cvv, Instrument, Pan, VaultCard, WalletToken, parse_expiry
 from engine.context import RequestContext
 from engine.errors import PaymentMethodRefused
 from engine.money import parse_amount
@@ -119,10 +119,23 @@ class MobileMoney(msgspec.Struct, tag_field="type", tag="mobile_money", rename="
         return "MobileMoney(…)"
 
 
+class StoredCard(msgspec.Struct, tag_field="type", tag="vault_card", rename="camel"):
+    """A card that the user has stored on the vault surface."""
+
+    card_id: Annotated[
+        str, Meta(min_length=1, max_length=64, description="Its id", examples=["card-01kqxw3v5n8t2r7d9m4c6b1hzj2a"])
+    ]
+
+    def instrument(self, today: tuple[int, int]) -> Instrument:
+        """The card's id. Whether there is such a card, is asked later."""
+        return VaultCard(self.card_id)
+
+
 METHOD_TYPES: Final = {
     CreditCard: "credit_card",
     DebitCard: "debit_card",
     Wallet: "wallet",
+    StoredCard: "vault_card",
     MobileMoney: "mobile_money",
 }
 CARD_METHODS: Final = ("credit_card", "debit_card", "wallet")
@@ -136,7 +149,7 @@ class CreatePayment(msgspec.Struct, rename="camel"):
     user_id: UserRef
     amount: Amount
     currency: Currency
-    payment_method: CreditCard | DebitCard | Wallet | MobileMoney
+    payment_method: CreditCard | DebitCard | Wallet | StoredCard | MobileMoney
     capture: Annotated[
         Literal["automatic", "manual"],
         Meta(description="`manual` authorizes only; capture or cancel it later"),

@@ -204,6 +204,13 @@ class Instruments:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self.listener_messages = Counter(
+            "listener_messages_total",
+            "Messages of other services by listener (order_refunded, product_refunded) and outcome "
+            "(refunded, repeated, nothing_left, ignored, dead).",
+            ["listener", "outcome"],
+            registry=registry,
+        )
         self.jobs_claimed = Counter(
             "jobs_claimed_total",
             "Jobs taken over from a worker that stopped answering.",

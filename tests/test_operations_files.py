@@ -227,7 +227,7 @@ def test_the_simulators_of_compose_start_answer_and_stop(name: str, tmp_path: Pa
 def test_everybody_means_the_same_ports_and_versions() -> None:
     """The balancer, Prometheus and the image say where the engine listens; the broker is the one of the tests."""
     port = str(Settings().core.port)
-    ports = [port, str(Settings().orders_api.port)]
+    ports = [port, str(Settings().orders_api.port), str(Settings().vault.port)]
     balancer = (ROOT / "compose/haproxy.cfg").read_text()
     assert re.findall(r"server-template engine- \d+ engine:(\d+)", balancer) == ports
     assert re.findall(r"bind :(\d+)", balancer) == ports

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from engine.accounts import Account
-from engine.errors import StoreUnavailable
 from engine.ids import AccountId, is_account_id, shard_of
 from engine.store.batch import Batcher
 from engine.store.keys import Keys, ShardKeys
+from engine.store.repeating import Repeating
 from engine.store.step import Refusal, Step
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Account).decode
-
-_TRIES_MAX: Final = 3
 
 
 class RedisAccounts:
     """The accounts of one dataset. A step that Redis did not confirm is repeated, and then finds its own trace."""
 
     def __init__(self, batcher: Batcher, keys: Keys, *, sleep: Callable[[float], Any] = asyncio.sleep) -> None:
-        self._batcher = batcher
         self._keys = keys
-        self._sleep = sleep
+        repeating = Repeating(batcher, sleep)
+        self._run = repeating.step
+        self._read = repeating.command
 
     def shard_of(self, name: str) -> int:
         """The shard of an e-mail digest, where its account belongs too."""
@@ -72,17 +71,3 @@ class RedisAccounts:
     def _shard(self, account_id: AccountId) -> ShardKeys | None:
         number = int(account_id[-2:], 16) if is_account_id(account_id) else len(self._keys.shards)
         return self._keys.shards[number] if number < len(self._keys.shards) else None
-
-    async def _run(self, step: Step) -> list[Any] | Refusal:
-        for tries in range(1, _TRIES_MAX):
-            try:
-                return await self._batcher.step(step)
-            except StoreUnavailable:
-                await self._sleep(0.05 * tries)
-        return await self._batcher.step(step)
-
-    async def _read(self, *command: str) -> Any:
-        try:
-            return await self._batcher.command(*command)
-        except StoreUnavailable:
-            return await self._batcher.command(*command)

@@ -24,6 +24,7 @@ from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
 from engine.store.snapshots import RedisSnapshots
 from engine.store.step import Refusal, Step
+from engine.store.vault_audit import card_problems, move_of, purchase_problems
 
 _PAGE: Final = 2048
 """Names looked at together. Below what may wait in the batcher, since the worst case is a command for each."""
@@ -110,6 +111,12 @@ class Audit:
                 return await self._check_items(shard, rests)
             case "items":
                 return await self._check_listed_items(shard)
+            case "vault":
+                return [found for rest in rests for found in await self._check_stored_card(shard, rest)]
+            case "purchase":
+                return [found for rest in rests for found in await self._check_purchase(shard, rest)]
+            case "cardmove":
+                return [found for rest in rests for found in await self._check_move(shard.card_move(rest))]
             case _:
                 return []
 
@@ -145,6 +152,18 @@ class Audit:
             if not await self._batcher.command("EXISTS", shard.item(item.id)):
                 found.append((2, f"attempt {late.number} took money too late, and {item.id} does not exist"))
         return found
+
+    async def _check_stored_card(self, shard: ShardKeys, card_id: str) -> list[Finding]:
+        return _found(shard.stored_card(card_id), await card_problems(self._batcher, shard, card_id))
+
+    async def _check_purchase(self, shard: ShardKeys, payment_id: str) -> list[Finding]:
+        return _found(shard.purchase(payment_id), await purchase_problems(self._batcher, shard, payment_id))
+
+    async def _check_move(self, name: str) -> list[Finding]:
+        move = await move_of(self._batcher, name)
+        if move is not None and move.transaction is not None:
+            self._replay(move.transaction)
+        return [] if move is not None else [Finding(3, name, "cannot be read")]
 
     async def _number(self, payment: Payment) -> list[tuple[int, str]]:
         if not payment.public_number:
@@ -224,6 +243,14 @@ class Audit:
                 found[account, currency] += int(value)
         return dict(found)
 
+    async def _replay_moves(self, shard: ShardKeys) -> None:
+        seen: set[str] = set()
+        async for page in self._pages(shard.card_move("*")):
+            for name in page:
+                if name not in seen:
+                    seen.add(name)
+                    await self._check_move(name)
+
     async def _replay_again(self) -> None:
         """Sum the rows once more, each payment once: a scan of keys may show one twice while Redis resizes.
 
@@ -231,6 +258,7 @@ class Audit:
         """
         self._replayed.clear()
         for shard in self._keys.shards:
+            await self._replay_moves(shard)
             seen: set[str] = set()
             async for page in self._pages(f"{shard.tag}:ledger:*"):
                 names = [name for name in dict.fromkeys(page) if name not in seen]
@@ -258,6 +286,10 @@ class Audit:
             kept, replayed = balances.get(account, 0), self._replayed[account]
             if kept != replayed:
                 yield Finding(3, "balances", f"{account[0]} {account[1]} is {kept}, its rows sum to {replayed}")
+
+
+def _found(name: str, problems: list[tuple[int, str]]) -> list[Finding]:
+    return [Finding(invariant, name, problem) for invariant, problem in problems]
 
 
 def _nonzero(balances: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:

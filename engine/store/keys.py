@@ -51,6 +51,13 @@ class ShardKeys:
         self._lease = f"{self.tag}:lease:"
         self._account = f"{self.tag}:account:"
         self._email = f"{self.tag}:email:"
+        self._vault = f"{self.tag}:vault:"
+        self._cardmark = f"{self.tag}:cardmark:"
+        self._cardmove = f"{self.tag}:cardmove:"
+        self._cardof = f"{self.tag}:cardof:"
+        self._purchase = f"{self.tag}:purchase:"
+        self._checkout = f"{self.tag}:checkout:"
+        self._void = f"{self.tag}:void:"
 
     def payment(self, payment_id: str) -> str:
         """String: the payment's record as JSON."""
@@ -96,13 +103,41 @@ class ShardKeys:
         """String: what an attempt's push to a phone is called at the other end, as JSON."""
         return f"{self.tag}:push:{attempt_id}"
 
-    def checkout(self, checkout_id: str) -> str:
-        """String: the id of the payment whose push has this name."""
-        return f"{self.tag}:checkout:{checkout_id}"
+    def push_name(self, checkout_id: str) -> str:
+        """String: the id of the payment whose push has this name at the other end."""
+        return f"{self.tag}:pushname:{checkout_id}"
 
     def hints(self, payment_id: str) -> str:
         """List: what callbacks have claimed about the payment, as JSON."""
         return f"{self.tag}:hints:{payment_id}"
+
+    def stored_card(self, card_id: str) -> str:
+        """String: a stored card's record as JSON."""
+        return self._vault + card_id
+
+    def card_mark(self, digest: str) -> str:
+        """String: the id of the stored card whose number has this fingerprint."""
+        return self._cardmark + digest
+
+    def card_move(self, move_id: str) -> str:
+        """String: what was moved on a stored card other than by a payment of its own surface, as JSON."""
+        return self._cardmove + move_id
+
+    def card_of(self, payment_id: str) -> str:
+        """String, in the payment's shard: the stored card that it is charged to."""
+        return self._cardof + payment_id
+
+    def purchase(self, payment_id: str) -> str:
+        """String: what a payment of the vault surface was for, as JSON."""
+        return self._purchase + payment_id
+
+    def checkout(self, checkout_id: str) -> str:
+        """String: the id of the payment that the checkout stands for."""
+        return self._checkout + checkout_id
+
+    def void(self, payment_id: str) -> str:
+        """String with a time to live: a payment of this id must not be made any more."""
+        return self._void + payment_id
 
     def lease(self, role: str) -> str:
         """String with a time to live: the process that does `role` for this shard."""

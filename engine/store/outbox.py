@@ -83,7 +83,7 @@ class RedisOutbox:
         topic = self._topics.get(surface)
         payment_id = fields[b"p"].decode()
         leaving = outgoing(event, topic=topic or "", surface=surface, payment_id=payment_id)
-        return OutboxEntry(shard, entry_id, leaving, "" if topic else "no_topic")
+        return OutboxEntry(shard, entry_id, leaving, "no_topic" if topic is None else "")
 
 
 def event_of(fields: Fields) -> tuple[PaymentEvent, str]:

@@ -93,7 +93,7 @@ class RedisPayments:
         step.do("ZADD", shard.user(payment.user_key), 0, payment.id)
         if change.due_ms is not None:
             step.do("ZADD", shard.due, change.due_ms, payment.id)
-        _book_and_tell(step, shard, change)
+        book_and_tell(step, shard, change)
         if payment.operation is not None:
             step.do("XADD", shard.jobs, "*", "p", payment.id, "b", record)
         match await self._run(step):
@@ -164,7 +164,7 @@ class RedisPayments:
             self._expect_room(step, shard, job=False)
         put_items(step, shard, change.items, found)
         step.do("SET", shard.payment(payment.id), record)
-        _book_and_tell(step, shard, change)
+        book_and_tell(step, shard, change)
         if change.due_ms is None:
             step.do("ZREM", shard.due, payment.id)
         else:
@@ -284,7 +284,7 @@ def _full(bound: str) -> Overloaded:
     return Overloaded(bound, retry_after_s=5.0 if bound == "outbox" else 1.0)
 
 
-def _book_and_tell(step: Step, shard: ShardKeys, change: Change) -> None:
+def book_and_tell(step: Step, shard: ShardKeys, change: Change) -> None:
     """The ledger rows of a change with their balances, and its events, for the history and for the relay."""
     payment = change.payment
     for transaction in change.transactions:

@@ -80,7 +80,7 @@ class RedisPushes:
         return not isinstance(refusal, Refusal) or refusal.found == payment_id.encode()
 
     def _checkout(self, checkout_id: str) -> str:
-        return self._keys.shards[shard_of(checkout_id, len(self._keys.shards))].checkout(checkout_id)
+        return self._keys.shards[shard_of(checkout_id, len(self._keys.shards))].push_name(checkout_id)
 
     def _shard_of_attempt(self, attempt_id: str) -> ShardKeys | None:
         payment_id = PaymentId(attempt_id.rpartition("-a")[0])

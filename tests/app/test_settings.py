@@ -130,6 +130,11 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "too short": ({"PAYMENTS__SERVER__STOP_S": "0.5"}, "server.stop_s"),
     "too long": ({"PAYMENTS__SERVER__UNREADY_S": "301"}, "server.unready_s"),
     "wait": ({"PAYMENTS__CORE__WAIT_MAX_S": "301"}, "core.wait_max_s"),
+    "vault port": ({"PAYMENTS__VAULT__PORT": "65536"}, "vault.port"),
+    "vault currency": ({"PAYMENTS__VAULT__CURRENCY": "XXX"}, "vault.currency"),
+    "vault batch": ({"PAYMENTS__VAULT__BATCH_MAX": "0"}, "vault.batch_max"),
+    "vault group": ({"PAYMENTS__VAULT__GROUP": ""}, "vault.group"),
+    "vault topics": ({"PAYMENTS__VAULT__ORDER_REFUNDED_TOPIC": ""}, "vault.order_refunded_topic"),
     "orders port": ({"PAYMENTS__ORDERS_API__PORT": "65536"}, "orders_api.port"),
     "orders currency": ({"PAYMENTS__ORDERS_API__CURRENCY": "JPY"}, "orders_api.currency"),
     "orders begin": ({"PAYMENTS__ORDERS_API__BEGINS": "failed"}, "orders_api.begins"),
@@ -280,24 +285,25 @@ def test_no_secret_is_shown_by_the_settings_or_by_a_refusal() -> None:
         assert not any(secret in text for text in texts)
 
 
-PORT_MEANS: dict[str, tuple[dict[str, str], tuple[int, int]]] = {
-    "core": ({}, (5, 3004)),
-    "core, with both": ({"PAYMENTS__ORDERS_API__ENABLED": "true"}, (5, 3004)),
-    "orders alone": ({"PAYMENTS__CORE__ENABLED": "false", "PAYMENTS__ORDERS_API__ENABLED": "true"}, (3003, 5)),
-    "nobody": ({"PAYMENTS__CORE__ENABLED": "0"}, (3003, 3004)),
+PORT_MEANS: dict[str, tuple[dict[str, str], tuple[int, int, int]]] = {
+    "core": ({}, (5, 3004, 3005)),
+    "core, with both": ({"PAYMENTS__ORDERS_API__ENABLED": "true"}, (5, 3004, 3005)),
+    "orders alone": ({"PAYMENTS__CORE__ENABLED": "false", "PAYMENTS__ORDERS_API__ENABLED": "true"}, (3003, 5, 3005)),
+    "vault alone": ({"PAYMENTS__CORE__ENABLED": "false", "PAYMENTS__VAULT__ENABLED": "true"}, (3003, 3004, 5)),
+    "nobody": ({"PAYMENTS__CORE__ENABLED": "0"}, (3003, 3004, 3005)),
     "not where ours is set": (
         {"PAYMENTS__CORE__ENABLED": "0", "PAYMENTS__ORDERS_API__ENABLED": "1", "PAYMENTS__Orders_Api__Port": "6"},
-        (3003, 6),
+        (3003, 6, 3005),
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("environment", "ports"), PORT_MEANS.values(), ids=PORT_MEANS)
 def test_the_contracts_port_is_that_of_the_first_surface_that_is_enabled(
-    environment: dict[str, str], ports: tuple[int, int]
+    environment: dict[str, str], ports: tuple[int, int, int]
 ) -> None:
     settings = from_env(PAYMENT_SERVICE_PORT="5", **environment)
-    assert (settings.core.port, settings.orders_api.port) == ports
+    assert (settings.core.port, settings.orders_api.port, settings.vault.port) == ports
 
 
 def test_a_surface_that_is_switched_off_in_the_file_does_not_get_the_contracts_port(file: Path) -> None:

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.orders.world import OrdersWorld
+from tests.orders.world import FlatWorld
 from tests.support import ROOT, temporary_folder
 
 
-async def replayed(world: OrdersWorld) -> list[dict[str, Any]]:
+async def replayed(world: FlatWorld) -> list[dict[str, Any]]:
     """Everything that was ever told, told again."""
     with temporary_folder() as folder:
         path = folder / "again.jsonl"

@@ -28,7 +28,40 @@ def of(user_id: int) -> str:
     return token(str(user_id))
 
 
-class OrdersWorld(World):
+class FlatWorld(World):
+    """A running engine, seen through a surface with the flat envelope."""
+
+    def refused(self, answer: Answer, status: int, code: str | None = None) -> dict[str, Any]:
+        """Assert that this is a refusal in the surface's flat envelope; gives all of it."""
+        assert answer.status == status, (answer.status, answer.text)
+        error: dict[str, Any] = answer.json
+        assert (
+            {"error", "code", "request_id", "retry"}
+            <= set(error)
+            <= {"error", "code", "request_id", "retry", "details"}
+        )
+        assert error["request_id"] == answer.headers["X-Request-Id"]
+        assert error["retry"] in RETRIES
+        assert code is None or error["code"] == code, error
+        return error
+
+    def bodies(self) -> list[bytes]:
+        """The events' bodies in the file, byte for byte."""
+        lines = self.engine.events_file.read_bytes().splitlines() if self.engine.events_file.exists() else []
+        return [line.partition(b'"value":')[2].removesuffix(b"}") for line in lines]
+
+    def audit(self) -> dict[str, Any]:
+        """`python -m app audit`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "app", "audit"],
+            env=self.engine.environment, cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        report: dict[str, Any] = json.loads(done.stdout)
+        assert (done.returncode == 0) is report["ok"]
+        return report
+
+
+class OrdersWorld(FlatWorld):
     """One running engine, seen through its orders surface."""
 
     def __init__(
@@ -76,20 +109,6 @@ class OrdersWorld(World):
         """`GET /api/payments/user/:userId`."""
         return await self.get(f"{PAYMENTS}/user/{user_id}", auth=auth)
 
-    def refused(self, answer: Answer, status: int, code: str | None = None) -> dict[str, Any]:
-        """Assert that this is a refusal in the surface's flat envelope; gives all of it."""
-        assert answer.status == status, (answer.status, answer.text)
-        error: dict[str, Any] = answer.json
-        assert (
-            {"error", "code", "request_id", "retry"}
-            <= set(error)
-            <= {"error", "code", "request_id", "retry", "details"}
-        )
-        assert error["request_id"] == answer.headers["X-Request-Id"]
-        assert error["retry"] in RETRIES
-        assert code is None or error["code"] == code, error
-        return error
-
     async def published(self, number: int, count: int) -> list[dict[str, Any]]:
         """The lines of the event file about this payment, as soon as there are so many; never more."""
 
@@ -102,21 +121,6 @@ class OrdersWorld(World):
         found = await eventually(lines)
         assert len(found) == count
         return found
-
-    def bodies(self) -> list[bytes]:
-        """The events' bodies in the file, byte for byte."""
-        lines = self.engine.events_file.read_bytes().splitlines() if self.engine.events_file.exists() else []
-        return [line.partition(b'"value":')[2].removesuffix(b"}") for line in lines]
-
-    def audit(self) -> dict[str, Any]:
-        """`python -m app audit`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "app", "audit"],
-            env=self.engine.environment, cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        report: dict[str, Any] = json.loads(done.stdout)
-        assert (done.returncode == 0) is report["ok"]
-        return report
 
 
 @contextlib.asynccontextmanager

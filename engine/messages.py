@@ -1,0 +1,29 @@
+"""Messages from other services, as the use cases that listen to them see them."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+_ID_HEADERS: Final = ("ce_id", "message-id", "message_id", "messageId")
+
+
+class Message(NamedTuple):
+    """One message of a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Where it stands; no other message stands there."""
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+    @property
+    def id(self) -> str:
+        """What its sender calls it, however often it is sent; else where it stands."""
+        headers = dict(self.headers)
+        named = next((headers[name] for name in _ID_HEADERS if headers.get(name)), b"")
+        return named.decode(errors="replace") or self.place
