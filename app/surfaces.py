@@ -12,7 +12,7 @@ from clients.jwks import JwksKeys
 from clients.orders import OrderService
 from clients.stripe_events import attempt_of, is_signed
 from clients.users import UserService
-from engine.accepting import Accepting, AcceptPayment
+from engine.accepting import Accepting, AcceptPayment, Check
 from engine.accounts import Accounts
 from engine.asking import TogetherAsking
 from engine.catalogue import Catalogue
@@ -80,6 +80,21 @@ def _authenticator(parts: Parts) -> Authenticator:
     return Authenticator(settings, keys, RedisRevocations(parts.batcher))
 
 
+def _accepting(parts: Parts, check: Check, *, surface: str, stored_cards: VaultMethod | None = None) -> Accepting:
+    return Accepting(
+        check,
+        parts.payments,
+        parts.sealer,
+        parts.fingerprints,
+        parts.ids,
+        now_ms,
+        parts.admit,
+        redrive_after_s=parts.settings.worker.redrive_after_s,
+        surface=surface,
+        stored_cards=stored_cards,
+    )
+
+
 def _core(parts: Parts, auth: Authenticator) -> CoreApi:
     settings = parts.settings
     users = UserService(
@@ -89,17 +104,8 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
         cache_max=settings.users.cache_max,
     )
     orders = OrderService(parts.counterparty("order_service", settings.orders.guard), settings.orders.url)
-    accepting = Accepting(
-        OrderChecks(users, orders).check,
-        parts.payments,
-        parts.sealer,
-        parts.fingerprints,
-        parts.ids,
-        now_ms,
-        parts.admit,
-        redrive_after_s=settings.worker.redrive_after_s,
-        stored_cards=VaultMethod(parts.stored_cards, now_ms) if settings.vault.enabled else None,
-    )
+    stored_cards = VaultMethod(parts.stored_cards, now_ms) if settings.vault.enabled else None
+    accepting = _accepting(parts, OrderChecks(users, orders).check, surface=CoreApi.name, stored_cards=stored_cards)
     changing = Changing(parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit)
     waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
     changes = CoreChanges(changing, waiting, auth)
@@ -162,17 +168,7 @@ def _gateway(parts: Parts, auth: Authenticator) -> GatewayApi:
     )
     store = RedisAccounts(parts.batcher, parts.keys)
     accounts = Accounts(store, passwords, parts.fingerprints, parts.ids.mint_account, now_ms, parts.admit)
-    accepting = Accepting(
-        _nothing_to_check,
-        parts.payments,
-        parts.sealer,
-        parts.fingerprints,
-        parts.ids,
-        now_ms,
-        parts.admit,
-        redrive_after_s=parts.settings.worker.redrive_after_s,
-        surface="gateway",
-    )
+    accepting = _accepting(parts, _nothing_to_check, surface="gateway")
     changing = Changing(
         parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit, surface="gateway"
     )
@@ -197,17 +193,7 @@ def _gateway(parts: Parts, auth: Authenticator) -> GatewayApi:
 def _mpesa(parts: Parts, auth: Authenticator) -> MpesaApi:
     settings, phones = parts.settings.mpesa, parts.phones
     assert phones is not None, "an enabled surface has its base_url"
-    accepting = Accepting(
-        _nothing_to_check,
-        parts.payments,
-        parts.sealer,
-        parts.fingerprints,
-        parts.ids,
-        now_ms,
-        parts.admit,
-        redrive_after_s=parts.settings.worker.redrive_after_s,
-        surface=MpesaApi.name,
-    )
+    accepting = _accepting(parts, _nothing_to_check, surface=MpesaApi.name)
     hints = PushHints(parts.payments, parts.pushes, now_ms, parts.observer.push_callback)
     catalogue = Catalogue(settings.clients, settings.packages, RedisCatalogue(parts.batcher))
     limits, rule = parts.limiting.of(MpesaApi.name), parts.settings.limits.mpesa

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -66,7 +68,7 @@ from handlers.limits import Identify
 from handlers.openapi import openapi_document
 from handlers.ops import HEALTH, Ops
 from handlers.protocol import Refuse
-from handlers.routes import ErrorTable, Route, Surface
+from handlers.routes import Drains, ErrorTable, Route, Surface
 from handlers.security import security_headers
 from handlers.vault_listeners import VaultListeners
 from metrics.instruments import Instruments
@@ -74,6 +76,8 @@ from resilience.guard import Guard, GuardSettings
 from resilience.status import BreakerStatus
 
 _VARIABLE = re.compile(r"\{(\w+)\}")
+_DRAIN_S = 3.0
+"""What a surface may take, at the stop, for what it has answered and not done."""
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -181,6 +185,8 @@ class Parts:
         edge = self._edge(surface.name, surface.errors, surface.envelope, dressers)
         application = _application(edge, [*routes, *docs.routes()], inner)
         docs.mount_files(application)
+        if isinstance(surface, Drains):
+            application.on_cleanup.append(_draining(surface))
         return Door(application, edge.refuse_unparsed)
 
     def ops_door(self) -> Door:
@@ -307,6 +313,15 @@ class Parts:
         # A cluster's client counts for itself.
         pools = [getattr(each, "connection_pool", each) for each in {self.client, self.limiting.client}]
         return sum(count for pool in pools for count, _ in getattr(pool, "get_connection_count", list)())
+
+
+def _draining(surface: Drains) -> Callable[[web.Application], Awaitable[None]]:
+    async def drain(_: web.Application) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                await surface.drained()
+
+    return drain
 
 
 def _application(edge: Edge, routes: Sequence[Route], inner: Sequence[Any] = ()) -> web.Application:

@@ -205,6 +205,7 @@ class Accepting:
             request_id=wanted.request_id,
             traceparent=wanted.traceparent,
             payer=_payer(wanted),
+            subject=wanted.instrument.package_id if isinstance(wanted.instrument, PhonePrompt) else "",
         )
         sealed = self._sealer.seal(payment_id, wanted.instrument)
         holder = await self._store.create(payment, sealed, due_ms=now + (wanted.hold_ms or self._redrive_after_ms))
@@ -228,8 +229,9 @@ class Accepting:
         return await self._stored_cards.hold(wanted, payment_id)
 
     def _mint(self, wanted: AcceptPayment) -> PaymentId:
-        # Without an order, the payments of one user lie together.
-        return self._ids.mint(self._store.shard_of(qualified(wanted.surface, wanted.order_id or wanted.user_id)))
+        # Without an order anywhere: all payments of one busy user in one shard would have a part of the queues only.
+        name = wanted.order_id or f"{wanted.user_id}|{wanted.request_id}"
+        return self._ids.mint(self._store.shard_of(qualified(wanted.surface, name)))
 
 
 def _values(wanted: AcceptPayment) -> Sequence[str]:

@@ -168,6 +168,8 @@ def _body(payment: Payment, event_type: str, refund: Refund | None) -> dict[str,
     }
     if not payment.order_id:
         del body["order_id"]
+    if payment.subject:
+        body["package_id"] = payment.subject
     if event_type == FAILED:
         # The contract's payment_failed names no user.
         del body["user_id"]

@@ -97,6 +97,8 @@ class Payment(
     last_event_hash: str = ""
     request_id: str = ""
     traceparent: str = ""
+    subject: str = ""
+    """What it is for, where that is no order: a package."""
     payer: str = ""
     """The phone that is asked to pay, 2547XXXXXXXX; its client is told it again. Not for logs."""
 

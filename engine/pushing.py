@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
+from engine.changes import Change, Conflict
 from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown, Waiting
 from engine.facts import AttemptState, Kind
 from engine.ids import Clock, PaymentId
@@ -36,6 +37,10 @@ from engine.settling import Approved, Declined
 _ASK_AFTER_S: Final = (30, 60, 120, 300)
 """When a push without an answer is asked about, in seconds since it was taken; then every hour."""
 _ASK_EVERY_S: Final = 3600
+_ENDS: Final = frozenset({"1", "1001", "1019", "1025", "1032", "1037", "2001", "9999"})
+"""Results after which a payer cannot pay any more. What else Safaricom answers may be a trouble of its own."""
+_PROMPT_MAX_S: Final = 600
+"""No prompt is on a phone that long: what is not paid by then will not be."""
 _SENDING_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
 """How long a callback waits for the answer to its own push, before it makes the payment due all the same."""
 _NOT_OURS: Final = Declined("not_supported", "M-Pesa payments are given back outside of this engine")
@@ -132,14 +137,20 @@ class PushAcquirer:
             case Paid():
                 return Approved(push.checkout_id)
             case NotPaid(code=code, reason=reason):
+                if code not in _ENDS and self._waited_s(push) < _PROMPT_MAX_S:
+                    log.warning("an answer that need not be the last", attempt_id=attempt_id, code=code)
+                    return Waiting(self._ask_again_s(push))
                 return Declined(f"mpesa_{code}", reason)
             case StillWaiting():
                 return Waiting(self._ask_again_s(push))
             case CannotTell(why=why):
                 return Unknown(why)
 
+    def _waited_s(self, push: Push) -> float:
+        return (self._clock() - push.taken_ms) / 1000
+
     def _ask_again_s(self, push: Push) -> float:
-        waited_s = (self._clock() - push.taken_ms) / 1000
+        waited_s = self._waited_s(push)
         return next((after - waited_s for after in _ASK_AFTER_S if after > waited_s), _ASK_EVERY_S)
 
 
@@ -148,6 +159,7 @@ class HintStore(Protocol):
 
     async def get(self, payment_id: PaymentId) -> Payment | None: ...
     async def put_off(self, payment_id: PaymentId, job: None, *, due_ms: int) -> None: ...
+    async def apply(self, change: Change) -> Conflict | None: ...
 
 
 class PushHints:
@@ -184,6 +196,9 @@ class PushHints:
             await self._pushes.note(payment.id, msgspec.json.encode(hint))
             if verdict == "asked":
                 await self._ask_now(payment)
+            elif verdict == "late" and report.result_code == 0 and payment.failure is not None:
+                # Paid, it says, and we said failed. If Safaricom agrees, the money is known from then on, and not lost.
+                await self._store.apply(Change(payment.look_again(self._clock()), due_ms=self._clock()))
         return verdict
 
     async def _judge(self, report: PushReport, named: str) -> tuple[Payment | None, str]:

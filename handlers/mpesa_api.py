@@ -15,7 +15,7 @@ from engine import context, errors
 from engine.accepting import Accepting, AcceptPayment, Caller
 from engine.catalogue import Catalogue
 from engine.changes import Job
-from engine.errors import EngineError, PaymentNotFound
+from engine.errors import EngineError, PaymentNotFound, TryLater
 from engine.facts import AttemptState
 from engine.ids import PaymentId
 from engine.money import Money
@@ -158,7 +158,7 @@ class MpesaApi:
             key,
         )
         payment = await self._waiting.at_most(self._initiate_wait_s, _is_answered, accepted.payment, client)
-        push = await self._pushes.of_attempt(attempt_id(payment)) if payment.attempts else None
+        push = await self._push_of(payment)
         # With a push it was the payer who failed it, however soon: that is told by the status.
         if push is None and payment.failure is not None:
             raise errors.PushFailed(f"failed to initiate STK push: {payment.failure.reason}")
@@ -187,6 +187,17 @@ class MpesaApi:
         if open_before and last is not None and last.state is AttemptState.UNKNOWN:
             view.stale = True
         return reply(200, view)
+
+    async def drained(self) -> None:
+        """Wait for the callbacks that are being worked on: one may be the only bearer of its push's name."""
+        await self._callbacks.drained()
+
+    async def _push_of(self, payment: Payment) -> Push | None:
+        try:
+            return await self._pushes.of_attempt(attempt_id(payment)) if payment.attempts else None
+        except TryLater:
+            # The payment is accepted and the phone may ring: a refusal now would have the client send it again.
+            return None
 
     async def _find(self, payment_id: PaymentId, client: Caller) -> Payment:
         try:

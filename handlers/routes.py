@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 from aiohttp import web
@@ -60,6 +60,15 @@ class Route(msgspec.Struct, frozen=True):
 
 ErrorTable = Mapping[type[EngineError], int]
 """The status of each refusal on one surface."""
+
+
+@runtime_checkable
+class Drains(Protocol):
+    """A surface that goes on working on requests that it has answered."""
+
+    async def drained(self) -> None:
+        """Wait until that is done."""
+        ...
 
 
 class Surface(Protocol):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 
@@ -10,6 +12,7 @@ from engine.ids import PaymentId, is_payment_id, shard_of, shard_of_payment
 from engine.pushing import Push
 from engine.store.batch import Batcher
 from engine.store.keys import Keys, ShardKeys
+from engine.store.repeating import Repeating
 from engine.store.step import Refusal, Step
 
 _HINTS_MAX: Final = 20
@@ -22,9 +25,13 @@ _decode = msgspec.json.Decoder(Push).decode
 class RedisPushes:
     """A push lies with its payment; its name leads there from a shard of its own."""
 
-    def __init__(self, batcher: Batcher, keys: Keys) -> None:
+    def __init__(self, batcher: Batcher, keys: Keys, *, sleep: Callable[[float], Any] = asyncio.sleep) -> None:
         self._batcher = batcher
         self._keys = keys
+        # The name of a push is told once: one lost answer of ours must not lose it. All but `note` may run twice.
+        repeating = Repeating(batcher, sleep)
+        self._run = repeating.step
+        self._read = repeating.command
 
     async def taken(self, attempt_id: str, payment_id: PaymentId, push: Push) -> bool:
         """Remember what the push itself was answered. False when that name is another payment's already."""
@@ -32,13 +39,13 @@ class RedisPushes:
         if not await self._claim(push.checkout_id, payment_id):
             return False
         # Whatever a callback has said before: only this is from Safaricom for certain.
-        await self._batcher.command("SET", self._keys.of(payment_id).push(attempt_id), _encode(push))
+        await self._read("SET", self._keys.of(payment_id).push(attempt_id), _encode(push))
         return True
 
     async def adopt(self, attempt_id: str, payment_id: PaymentId, push: Push) -> bool:
         """Remember what a callback says. False when the name is another payment's, or the attempt's own is known."""
         place = self._keys.of(payment_id).push(attempt_id)
-        found: bytes = await self._batcher.command("GET", place) or b""
+        found: bytes = await self._read("GET", place) or b""
         if found and not (known := _decode(found)).adopted:
             # The push's own answer has come meanwhile. If it says the same, the callback is as good as any other.
             return known.checkout_id == push.checkout_id
@@ -48,18 +55,18 @@ class RedisPushes:
         step = Step()
         step.expect_value(place, found.decode())
         step.do("SET", place, _encode(push))
-        refusal = await self._batcher.step(step)
+        refusal = await self._run(step)
         return not isinstance(refusal, Refusal) or _decode(refusal.found).checkout_id == push.checkout_id
 
     async def of_attempt(self, attempt_id: str) -> Push | None:
         """The attempt's push, if one is known to have been taken."""
         shard = self._shard_of_attempt(attempt_id)
-        raw = await self._batcher.command("GET", shard.push(attempt_id)) if shard else None
+        raw = await self._read("GET", shard.push(attempt_id)) if shard else None
         return _decode(raw) if raw else None
 
     async def payment_of(self, checkout_id: str) -> PaymentId | None:
         """The payment of the push of this name."""
-        raw = await self._batcher.command("GET", self._checkout(checkout_id))
+        raw = await self._read("GET", self._checkout(checkout_id))
         return PaymentId(raw.decode()) if raw else None
 
     async def note(self, payment_id: PaymentId, hint: bytes) -> None:
@@ -76,7 +83,7 @@ class RedisPushes:
         step = Step()
         step.expect_value(name, "")
         step.do("SET", name, payment_id)
-        refusal = await self._batcher.step(step)
+        refusal = await self._run(step)
         return not isinstance(refusal, Refusal) or refusal.found == payment_id.encode()
 
     def _checkout(self, checkout_id: str) -> str:

@@ -32,7 +32,7 @@ class Repeating:
                 tries += 1
                 await self._sleep(_PAUSE_S * tries)
 
-    async def command(self, *command: str | int) -> Any:
+    async def command(self, *command: str | int | bytes) -> Any:
         """Run one command that may run twice."""
         try:
             return await self._batcher.command(*command)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import pytest
 
 from engine.asking import TogetherAsking
-from engine.changes import Job
-from engine.charging import Acquirers, Charging
-from engine.facts import AttemptState, Method, Status
+from engine.changes import Change, Job
+from engine.charging import Acquirers, Charging, Waiting
+from engine.facts import AttemptState, Kind, Method, Status
 from engine.ids import PaymentId
+from engine.money import Money
+from engine.payment import Payment
 from engine.phones import Phone, PhonePrompt
-from engine.pushes import NotPaid, PushAnswer, PushRequest, PushStatus, PushTaken, StillWaiting
-from engine.pushing import Push, PushAcquirer
+from engine.pushes import NotPaid, PushAnswer, PushReport, PushRequest, PushStatus, PushTaken, StillWaiting
+from engine.pushing import Push, PushAcquirer, PushHints
+from engine.settling import Declined, settled
 from tests.engine.charging_world import MemoryStore
 from tests.engine.making import PAYMENT_ID, FakeClock, a_payment, a_sealer
 
@@ -85,6 +89,68 @@ async def test_it_is_asked_about_after_half_a_minute_one_two_and_five_minutes_an
     assert safaricom.asked == ["ws_CO_1"] * 7
     assert store.now().status is Status.FAILED, "and only because Safaricom said so"
     assert [event.type for event in store.events] == ["payment_failed"]
+
+
+async def test_an_answer_that_need_not_be_the_last_ends_nothing_while_the_prompt_may_be_on_the_phone() -> None:
+    """`26` is a busy system, and `17` an error of its own: the payer may enter the PIN a moment later."""
+    clock, safaricom, names = FakeClock(), Safaricom(), Names()
+    phones = PushAcquirer(safaricom, names, lambda attempt_id: f"http://us/{attempt_id}", clock)
+    names.kept["pay-1-a1"] = Push("ws_CO_1", "1-2-3", clock())
+    safaricom.says = NotPaid("26", "System busy")
+    amount = Money(150_000, "KES")
+    clock.advance(599_999)
+    assert isinstance(await phones.find(Kind.CHARGE, "pay-1-a1", amount, ""), Waiting)
+    clock.advance(1)
+    assert await phones.find(Kind.CHARGE, "pay-1-a1", amount, "") == Declined("mpesa_26", "System busy")
+    names.kept["pay-1-a1"] = Push("ws_CO_1", "1-2-3", clock())
+    safaricom.says = NotPaid("1032", "Cancelled by user")
+    assert await phones.find(Kind.CHARGE, "pay-1-a1", amount, "") == Declined("mpesa_1032", "Cancelled by user")
+
+
+class Books:
+    """One payment, and what was asked to be written of it."""
+
+    def __init__(self, payment: Payment) -> None:
+        self.payment = payment
+        self.changes: list[Change] = []
+
+    async def get(self, payment_id: PaymentId) -> Payment | None:
+        return self.payment
+
+    async def put_off(self, payment_id: PaymentId, job: None, *, due_ms: int) -> None:
+        raise AssertionError("it has ended")
+
+    async def apply(self, change: Change) -> None:
+        self.changes.append(change)
+
+
+class Found(Names):
+    """Every name leads to the one payment."""
+
+    async def payment_of(self, checkout_id: str) -> PaymentId | None:
+        return PAYMENT_ID
+
+    async def note(self, payment_id: PaymentId, hint: bytes) -> None: ...
+
+
+@pytest.mark.parametrize(("code", "looked"), [(0, 1), (1032, 0)])
+async def test_a_callback_that_says_paid_of_a_failed_payment_has_it_asked_about_once_more(
+    code: int, looked: int
+) -> None:
+    """If Safaricom agrees, the money becomes a late success with an open item; else nothing has happened."""
+    clock = FakeClock()
+    payment = msgspec.structs.replace(
+        a_payment(minor=150_000, currency="KES"), method=Method("mobile_money"), payer="254712345678"
+    )
+    operation = payment.operation
+    assert operation is not None
+    sending = payment.begin(operation, "mpesa", now_ms=clock(), lease_ms=1000)
+    books = Books(settled(sending, Declined("mpesa_17", "System error"), now_ms=clock()).payment)
+    verdicts: list[str] = []
+    report = PushReport(checkout_id="ws_CO_1", merchant_request_id="1-2-3", result_code=code, description="")
+    await PushHints(books, Found(), clock, verdicts.append).take(report, "")
+    assert verdicts == ["late"]
+    assert [(change.payment.recheck_ms, change.due_ms) for change in books.changes] == [(clock(), clock())] * looked
 
 
 class _Observer:
