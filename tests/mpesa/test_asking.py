@@ -19,7 +19,7 @@ from engine.pushes import NotPaid, PushAnswer, PushReport, PushRequest, PushStat
 from engine.pushing import Push, PushAcquirer, PushHints
 from engine.settling import Declined, settled
 from tests.engine.charging_world import MemoryStore
-from tests.engine.making import PAYMENT_ID, FakeClock, a_payment, a_sealer
+from tests.engine.making import PAYMENT_ID, FakeClock, a_payment, a_sealer, begun
 
 
 class Safaricom:
@@ -199,3 +199,32 @@ async def test_what_the_question_raised_is_raised_for_all() -> None:
     jobs = [asking.process(Job(PAYMENT_ID, None, "0-0")) for _ in range(3)]
     results = await asyncio.gather(*jobs, return_exceptions=True)
     assert [str(result) for result in results] == ["no"] * 3
+
+
+async def test_a_callback_makes_the_payment_due_only_after_its_pushs_own_answer_is_written() -> None:
+    """Whoever sends writes a due time with the answer: one that was set before would be lost."""
+    clock, store, names, paused = FakeClock(), MemoryStore(), Names(), list[float]()
+    payment = msgspec.structs.replace(a_payment(minor=150_000, currency="KES"), payer="254712345678")
+    store.add(payment, a_sealer().seal(PAYMENT_ID, PhonePrompt(Phone("0712345678"))))
+    sending = begun(payment, "mpesa")
+    store.records[PAYMENT_ID] = msgspec.json.encode(sending)
+    store.due[PAYMENT_ID] = written = clock() + 22_000
+
+    async def pause(seconds: float) -> None:
+        assert store.due[PAYMENT_ID] == written
+        paused.append(seconds)
+        if len(paused) == 3:
+            waiting = sending.leave_open(AttemptState.WAITING, now_ms=clock())
+            store.records[PAYMENT_ID] = msgspec.json.encode(waiting)
+
+    async def named(checkout_id: str) -> PaymentId | None:
+        return PAYMENT_ID
+
+    async def note(payment_id: PaymentId, hint: bytes) -> None:
+        """Kept."""
+
+    names.payment_of, names.note = named, note  # type: ignore[method-assign]
+    hints = PushHints(store, names, clock, lambda verdict: None, pause)
+    report = PushReport(checkout_id="ws_CO_1", merchant_request_id="1-2-3", result_code=0, description="")
+    assert await hints.take(report, "") == "asked"
+    assert (len(paused), store.due[PAYMENT_ID]) == (3, clock())
