@@ -23,6 +23,7 @@ from engine.payment import Payment, attempt_id
 from engine.phones import PhonePrompt
 from engine.pushes import CURRENCY, PushReport
 from engine.pushing import Push
+from handlers.address import parse
 from handlers.core_waiting import OutcomeWaiting
 from handlers.envelopes import FLAT
 from handlers.http import HttpRefused, idempotency_key, read_body, reply
@@ -274,11 +275,8 @@ class Callbacks:
     def _is_source(self, address: str) -> bool:
         if not self._sources:
             return True
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._sources)
+        parsed = parse(address)
+        return parsed is not None and any(parsed in network for network in self._sources)
 
     async def _work(self, report: PushReport, attempt: str) -> None:
         try:

@@ -46,7 +46,7 @@ class StripeHook:
             Route(
                 "POST", "/api/webhooks/stripe", self.hint, "Stripe has news of a payment",
                 {200: dict[str, bool]}, body=dict, params=(_SIGNATURE,),
-                errors=(errors.StoreUnavailable, errors.Overloaded), auth=False, tag="webhooks",
+                errors=(errors.StoreUnavailable, errors.Overloaded), auth=False, tag="webhooks", counted=False,
             )
         ]  # fmt: skip
 
