@@ -154,7 +154,7 @@ async def test_a_kafka_topic_is_read_from_all_its_partitions(kafka_broker: RealB
         shop.engine.environment["PAYMENTS__EVENTS__TOPIC"] = absent = new_topic()
         for _ in range(2):
             nowhere = await shop.run("audit", "--topic")
-            assert (nowhere.code, nowhere.out) == (2, "") and f"topic {absent}: there is none" in nowhere.err
+            assert (nowhere.code, nowhere.out) == (2, "") and f"{absent}: there is none" in nowhere.err
         shop.engine.environment["PAYMENTS__EVENTS__TOPIC"] = topic
 
 
