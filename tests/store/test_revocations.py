@@ -9,7 +9,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from engine.errors import StoreUnavailable
 from engine.store.revocations import RedisRevocations
-from handlers.auth import Authenticator
+from handlers.auth import Authenticator, AuthSettings
 from handlers.http import HttpRefused
 from tests.auth.test_tokens import SETTINGS, Clock, a_token
 from tests.store.datasets import Dataset
@@ -55,6 +55,18 @@ async def test_it_is_remembered_only_as_long_as_the_token_lives(store: Dataset) 
     (name,) = [name async for name in store.client.scan_iter(match="payments:revoked:*")]
     assert b"one" not in name
     assert 590_000 < await store.client.pttl(name) <= 605_000
+
+
+async def test_a_token_is_out_until_its_own_end_also_when_it_is_verified_anew_sooner(store: Dataset) -> None:
+    """With public keys a token is kept no longer than they are; its logging out must last."""
+    settings = AuthSettings(
+        secret=SETTINGS.secret, algorithms=("HS256", "RS256"), jwks_url="http://nobody.asks", jwks_cache_s=60
+    )
+    auth = Authenticator(settings, None, RedisRevocations(store.batcher))
+    token = a_token(jti="one", exp=int(time.time()) + 600)
+    await auth.log_out(request(token))
+    (name,) = [name async for name in store.client.scan_iter(match="payments:revoked:*")]
+    assert await store.client.pttl(name) > 590_000
 
 
 async def test_a_token_without_an_id_cannot_be_logged_out_and_stays_good(store: Dataset) -> None:
