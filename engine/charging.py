@@ -27,6 +27,8 @@ class Unknown(NamedTuple):
     """The request may have arrived; nobody here knows what became of it."""
 
     why: str
+    retry_after_s: float = 0.0
+    """No sooner is there any use in asking."""
 
 
 class Waiting(NamedTuple):
@@ -349,9 +351,9 @@ class Charging:
             case NotSent(why=why, retry_after_s=retry_after_s):
                 opened = payment.leave_open(AttemptState.NOT_SENT, now_ms=now)
                 due_ms = now + max(_pause_ms(opened), int(retry_after_s * 1000))
-            case Unknown(why=why):
+            case Unknown(why=why, retry_after_s=retry_after_s):
                 opened = payment.leave_open(AttemptState.UNKNOWN, now_ms=now)
-                due_ms = now + _pause_ms(opened)
+                due_ms = now + max(_pause_ms(opened), int(retry_after_s * 1000))
             case Waiting(retry_after_s=retry_after_s):
                 why = "the payer has not decided yet"
                 opened = payment.leave_open(AttemptState.WAITING, now_ms=now)

@@ -41,6 +41,8 @@ _ENDS: Final = frozenset({"1", "1001", "1019", "1025", "1032", "1037", "2001", "
 """Results after which a payer cannot pay any more. What else Safaricom answers may be a trouble of its own."""
 _PROMPT_MAX_S: Final = 600
 """No prompt is on a phone that long: what is not paid by then will not be."""
+_WAITING_MAX_S: Final = 3600
+"""After that, a payer who has not decided is an outcome that nobody knows, and operators see it."""
 _SENDING_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
 """How long a callback waits for the answer to its own push, before it makes the payment due all the same."""
 _NOT_OURS: Final = Declined("not_supported", "M-Pesa payments are given back outside of this engine")
@@ -142,6 +144,8 @@ class PushAcquirer:
                     return Waiting(self._ask_again_s(push))
                 return Declined(f"mpesa_{code}", reason)
             case StillWaiting():
+                if self._waited_s(push) >= _WAITING_MAX_S:
+                    return Unknown("Safaricom says that the payer has not decided", _ASK_EVERY_S)
                 return Waiting(self._ask_again_s(push))
             case CannotTell(why=why):
                 return Unknown(why)
