@@ -37,7 +37,7 @@ class PaymentStore(Protocol):
     """Where payments and idempotency keys live."""
 
     def shard_of(self, name: str) -> int: ...
-    async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> PaymentId: ...
+    async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> Payment | None: ...
     async def get(self, payment_id: PaymentId) -> Payment | None: ...
     async def key(self, digest: str) -> KeyRecord | None: ...
     async def claim_key(self, digest: str, record: KeyRecord) -> KeyRecord: ...
@@ -208,12 +208,13 @@ class Accepting:
             subject=wanted.instrument.package_id if isinstance(wanted.instrument, PhonePrompt) else "",
         )
         sealed = self._sealer.seal(payment_id, wanted.instrument)
-        holder = await self._store.create(payment, sealed, due_ms=now + (wanted.hold_ms or self._redrive_after_ms))
-        if holder != payment_id:
+        made = await self._store.create(payment, sealed, due_ms=now + (wanted.hold_ms or self._redrive_after_ms))
+        if made is None:
             if self._stored_cards and isinstance(wanted.instrument, VaultCard):
                 await self._stored_cards.release(wanted, payment_id)
             raise AlreadyProcessed("the order has a payment that is live or completed", orderId=wanted.order_id)
-        return Accepted(payment, replayed=False)
+        # Of requests with one key at the same moment, all may come this far: one of them makes the payment.
+        return Accepted(made, replayed=made.request_id != payment.request_id)
 
     async def _may_be_made(self, wanted: AcceptPayment) -> None:
         await self._check(wanted)

@@ -52,7 +52,7 @@ class RecordedStore(Protocol):
 
     def shard_of(self, name: str) -> int: ...
     async def holder_of(self, order_key: str) -> PaymentId | None: ...
-    async def record(self, change: Change) -> PaymentId: ...
+    async def record(self, change: Change) -> Payment | None: ...
     async def apply(self, change: Change) -> Conflict | None: ...
     async def get(self, payment_id: PaymentId) -> Payment | None: ...
     async def of_user(self, user_key: str, *, limit: int, before: PaymentId | None) -> list[Payment]: ...
@@ -225,10 +225,14 @@ class RecordedPayments:
             traceparent=wanted.ids.traceparent,
         )
         change = recorded(payment, self._begins)
-        if await self._store.record(change) != payment_id:
+        made = await self._store.record(change)
+        if made is None:
             raise _taken(wanted)
-        self._observer.recorded(change.payment)
-        return Accepted(change.payment, replayed=False)
+        # Of requests with one key at the same moment, all may come this far: one of them makes the payment.
+        replayed = made.request_id != payment.request_id
+        if not replayed:
+            self._observer.recorded(made)
+        return Accepted(made, replayed)
 
     async def _replay(self, record: KeyRecord, fingerprint: str) -> Accepted | None:
         if field := first_difference(_FIELDS, fingerprint, record.fingerprint):

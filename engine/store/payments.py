@@ -58,21 +58,21 @@ class RedisPayments:
         """The shard of an order, by its qualified name, which is the shard of its payments."""
         return shard_of(name, len(self._keys.shards))
 
-    async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> PaymentId:
+    async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> Payment | None:
         """Write a new payment to be charged, with its claim on the order, if it is for one, and its job, if it is not
         held.
 
-        Returns the id of the payment that holds the order afterwards: this one's (also when an earlier try had
-        already created it), or that of another payment that was there first, and then nothing was written.
+        Returns what stands under its id afterwards: this payment, or what an earlier try or another request with the
+        same id has made and perhaps moved on. None: another payment holds the order, and nothing was written.
         Raises `Overloaded` when the jobs or the events waiting have reached their bound.
         """
         return await self._make(Change(payment, due_ms), sealed)
 
-    async def record(self, change: Change) -> PaymentId:
+    async def record(self, change: Change) -> Payment | None:
         """Write a new payment that nobody charges, with what is true of it already. Returns as `create` does."""
         return await self._make(change, None)
 
-    async def _make(self, change: Change, sealed: SealedInstrument | None) -> PaymentId:
+    async def _make(self, change: Change, sealed: SealedInstrument | None) -> Payment | None:
         payment = change.payment
         shard = self._keys.of(payment.id)
         record = _encode(payment)
@@ -97,14 +97,14 @@ class RedisPayments:
         if payment.operation is not None:
             step.do("XADD", shard.jobs, "*", "p", payment.id, "b", record)
         match await self._run(step):
-            case Refusal(check=0):
-                return payment.id
-            case Refusal(check=1) as refusal:
-                return PaymentId(refusal.found.decode())
+            case Refusal(check=0) as refusal:
+                return decode_payment(refusal.found)
+            case Refusal(check=1):
+                return None
             case Refusal() as refusal:
                 raise _full(bounds[refusal.check - 2])
             case _:
-                return payment.id
+                return payment
 
     async def holder_of(self, order_key: str) -> PaymentId | None:
         """The payment that holds the order, by the order's qualified name."""

@@ -94,7 +94,7 @@ async def an_accepted_payment(store: RedisPayments, order: str) -> Payment:
     """A payment that is about to be settled."""
     fresh = a_payment(PaymentIds(lambda: NOW_MS).mint(store.shard_of(order)))
     payment = msgspec.structs.replace(fresh, order_id=order)
-    assert await store.create(payment, SealedInstrument(b"card", None), due_ms=NOW_MS) == payment.id
+    assert await store.create(payment, SealedInstrument(b"card", None), due_ms=NOW_MS) == payment
     operation = payment.operation
     assert operation is not None
     sending = payment.begin(operation, "bank", now_ms=NOW_MS, lease_ms=1, token="t")

@@ -104,7 +104,7 @@ class FakePayments:
     def shard_of(self, order_id: str) -> int:
         return shard_of(order_id, SHARDS)
 
-    async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> PaymentId:
+    async def create(self, payment: Payment, sealed: SealedInstrument, *, due_ms: int) -> Payment | None:
         await self._await()
         holder = self.orders.get(payment.order_id)
         if payment.id not in self.payments and holder is None:
@@ -114,7 +114,7 @@ class FakePayments:
             self.orders[payment.order_id] = holder = payment.id
             self.created.append(payment)
         await self._await()
-        return payment.id if payment.id in self.payments or holder is None else holder
+        return self.payments.get(payment.id)
 
     async def get(self, payment_id: PaymentId) -> Payment | None:
         await self._await()

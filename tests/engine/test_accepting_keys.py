@@ -180,8 +180,13 @@ async def test_a_claimed_key_is_checked_against_the_rules_again(desk: Desk) -> N
 
 @pytest.mark.parametrize("requests", [2, 3, 10])
 async def test_requests_with_one_key_at_once_make_one_payment(desk: Desk, requests: int) -> None:
-    answers = await asyncio.gather(*(desk.accept() for _ in range(requests)))
-    assert len({accepted.payment.id for accepted in answers}) == 1 and len(desk.store.created) == 1
+    wishes = [a_wish(request_id=f"req-{number}") for number in range(requests)]
+    answers = await asyncio.gather(*(desk.accept(wish) for wish in wishes))
+    [made] = desk.store.created
+    assert [accepted.payment for accepted in answers] == [made] * requests
+    assert [wish.request_id for wish, accepted in zip(wishes, answers, strict=True) if not accepted.replayed] == [
+        made.request_id
+    ]
 
 
 @pytest.mark.parametrize("delay", range(10))

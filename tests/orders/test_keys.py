@@ -53,6 +53,7 @@ async def test_thirty_racing_requests_with_one_key_are_one_payment(world: Orders
     answers = await asyncio.gather(*(world.create(body, auth=of(5), key="race") for _ in range(30)))
     assert {answer.status for answer in answers} == {201}
     assert len({answer.body for answer in answers}) == 1
+    assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 29
     await world.published(answers[0].json["payment"]["paymentId"], 1)
 
 

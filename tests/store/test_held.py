@@ -111,7 +111,7 @@ async def test_equal_users_and_orders_of_two_surfaces_do_not_meet(store: Dataset
     core = accepted("7", user_id="1")
     other = msgspec.structs.replace(accepted("orders|7", user_id="1"), surface="orders", order_id="7")
     payments = store.payments()
-    assert await payments.create(core, SEALED, due_ms=NOW) == core.id
-    assert await payments.create(other, SEALED, due_ms=NOW) == other.id
+    assert await payments.create(core, SEALED, due_ms=NOW) == core
+    assert await payments.create(other, SEALED, due_ms=NOW) == other
     assert [payment.id for payment in await payments.of_user("1", limit=9, before=None)] == [core.id]
     assert [payment.id for payment in await payments.of_user("orders|1", limit=9, before=None)] == [other.id]
