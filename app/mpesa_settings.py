@@ -24,6 +24,8 @@ class MpesaSettings(DarajaSettings, frozen=True, kw_only=True, forbid_unknown_fi
     topic: str = "mpesa-payment-events"
     initiate_wait_s: float = 20.0
     """How long a request waits for Safaricom to take the push."""
+    send_within_s: float = 120.0
+    """A payment older than this fails when a worker takes it up: its payer does not expect a prompt any more."""
     waiters_max: int = 2000
     callback_secret: str = ""
     """The part of the callback's path that nobody else knows, 16 characters or more."""
@@ -37,6 +39,7 @@ class MpesaSettings(DarajaSettings, frozen=True, kw_only=True, forbid_unknown_fi
         super().__post_init__()
         within("mpesa.port", self.port, 0, 65535)
         within("mpesa.initiate_wait_s", self.initiate_wait_s, 0, 120)
+        within("mpesa.send_within_s", self.send_within_s, 1, 86_400)
         within("mpesa.waiters_max", self.waiters_max, 0, 1_000_000)
         within("mpesa.callbacks_waiting_max", self.callbacks_waiting_max, 1, 1_000_000)
         check_networks("mpesa.callback_sources", self.callback_sources)

@@ -259,7 +259,7 @@ class Parts:
         settings = self.settings.mpesa
         queries = self.counterparty("mpesa_queries", settings.guard)
         daraja = Daraja(self.counterparty("mpesa", settings.guard), settings, queries=queries)
-        return PushAcquirer(daraja, self.pushes, settings.callback_url, now_ms)
+        return PushAcquirer(daraja, self.pushes, settings.callback_url, now_ms, send_within_s=settings.send_within_s)
 
     def _acquirer(self, name: str, settings: AcquirerSettings | FallbackSettings) -> Acquirer:
         counterparty = self.counterparty(name, settings.guard)

@@ -16,7 +16,7 @@ import structlog
 from engine.changes import Change, Conflict
 from engine.charging import AcquirerRequest, NeverSeen, NotSent, Outcome, Unknown, Waiting
 from engine.facts import AttemptState, Kind
-from engine.ids import Clock, PaymentId
+from engine.ids import Clock, PaymentId, minted_ms
 from engine.money import Money
 from engine.payment import Payment, attempt_id
 from engine.phones import PhonePrompt
@@ -89,11 +89,15 @@ class Pushes(Protocol):
 class PushAcquirer:
     """An acquirer of phones."""
 
-    def __init__(self, phones: Phones, pushes: Pushes, callback_url: Callable[[str], str], clock: Clock) -> None:
+    def __init__(
+        self, phones: Phones, pushes: Pushes, callback_url: Callable[[str], str], clock: Clock, *, send_within_s: float
+    ) -> None:
+        """`send_within_s`: how old a payment may be whose phone is asked."""
         self._phones = phones
         self._pushes = pushes
         self._callback_url = callback_url
         self._clock = clock
+        self._send_within_s = send_within_s
 
     @property
     def name(self) -> str:
@@ -104,6 +108,9 @@ class PushAcquirer:
         """Ask the phone, once for ever: a push whose answer is lost is never sent again."""
         if request.kind is not Kind.CHARGE or not isinstance(request.instrument, PhonePrompt):
             return _NOT_OURS
+        if self._clock() - minted_ms(request.payment_id) > self._send_within_s * 1000:
+            # No worker was there in time. Nobody stands at the counter any more, and nothing has been sent.
+            return Declined("push_too_late", f"the phone could not be asked within {self._send_within_s:g} s")
         prompt = request.instrument
         push = PushRequest(
             amount=request.amount,

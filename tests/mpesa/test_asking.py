@@ -11,7 +11,7 @@ from engine.asking import TogetherAsking
 from engine.changes import Change, Job
 from engine.charging import Acquirers, Charging, Waiting
 from engine.facts import AttemptState, Kind, Method, Status
-from engine.ids import PaymentId
+from engine.ids import PaymentId, minted_ms
 from engine.money import Money
 from engine.payment import Payment
 from engine.phones import Phone, PhonePrompt
@@ -64,18 +64,43 @@ class Names:
         raise AssertionError("no callback comes here")
 
 
-async def test_it_is_asked_about_after_half_a_minute_one_two_and_five_minutes_and_then_hourly() -> None:
-    clock, store, safaricom, sealer = FakeClock(), MemoryStore(), Safaricom(), a_sealer()
-    phones = PushAcquirer(safaricom, Names(), lambda attempt_id: f"http://us/{attempt_id}", clock)
-    charging = Charging(
-        store, Acquirers({"mpesa": phones}, {"mobile_money": ["mpesa"]}), sealer, _Observer(), clock,
+def _phones(safaricom: Safaricom, names: Names, clock: FakeClock) -> PushAcquirer:
+    return PushAcquirer(safaricom, names, lambda attempt_id: f"http://us/{attempt_id}", clock, send_within_s=120)
+
+
+def _charging(store: MemoryStore, safaricom: Safaricom, clock: FakeClock) -> Charging:
+    phones = _phones(safaricom, Names(), clock)
+    return Charging(
+        store, Acquirers({"mpesa": phones}, {"mobile_money": ["mpesa"]}), a_sealer(), _Observer(), clock,
         lease_s=20, recheck_after_s=300,
     )  # fmt: skip
+
+
+def _accepted(store: MemoryStore) -> Job:
+    """The job of a payment that was accepted at the clock's beginning."""
     payment = msgspec.structs.replace(
         a_payment(minor=150_000, currency="KES"), method=Method("mobile_money"), payer="254712345678"
     )
+    return store.add(payment, a_sealer().seal(PAYMENT_ID, PhonePrompt(Phone("0712345678"), "A plan")))
+
+
+@pytest.mark.parametrize(("age_s", "asked"), [(120, True), (121, False)])
+async def test_a_phone_is_not_asked_long_after_its_payer_has_gone(age_s: int, asked: bool) -> None:
+    """The engine was down: a prompt that nobody expects any more would be paid by mistake or not at all."""
+    clock, store, safaricom = FakeClock(minted_ms(PAYMENT_ID)), MemoryStore(), Safaricom()
+    clock.advance(age_s * 1000)
+    await _charging(store, safaricom, clock).process(_accepted(store))
+    assert bool(safaricom.pushed) is asked
+    failure = store.now().failure
+    assert (None if failure is None else failure.code) == (None if asked else "PUSH_TOO_LATE")
+    assert [event.type for event in store.events] == ([] if asked else ["payment_failed"])
+
+
+async def test_it_is_asked_about_after_half_a_minute_one_two_and_five_minutes_and_then_hourly() -> None:
+    clock, store, safaricom = FakeClock(), MemoryStore(), Safaricom()
+    charging = _charging(store, safaricom, clock)
     began = clock()
-    await charging.process(store.add(payment, sealer.seal(PAYMENT_ID, PhonePrompt(Phone("0712345678"), "A plan"))))
+    await charging.process(_accepted(store))
     moments: list[int] = []
     for _ in range(7):
         # After an hour somebody should look at it: it is listed as unknown from then on.
@@ -96,7 +121,7 @@ async def test_it_is_asked_about_after_half_a_minute_one_two_and_five_minutes_an
 async def test_an_answer_that_need_not_be_the_last_ends_nothing_while_the_prompt_may_be_on_the_phone() -> None:
     """`26` is a busy system, and `17` an error of its own: the payer may enter the PIN a moment later."""
     clock, safaricom, names = FakeClock(), Safaricom(), Names()
-    phones = PushAcquirer(safaricom, names, lambda attempt_id: f"http://us/{attempt_id}", clock)
+    phones = _phones(safaricom, names, clock)
     names.kept["pay-1-a1"] = Push("ws_CO_1", "1-2-3", clock())
     safaricom.says = NotPaid("26", "System busy")
     amount = Money(150_000, "KES")
