@@ -1,4 +1,4 @@
-"""What the README says to paste does what the README says."""
+"""What the gateway's page says to paste does what the page says."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 async def test_the_walk_through_of_the_gateway_works_when_pasted(gateway: Gateway) -> None:
-    _, _, section = (ROOT / "README.md").read_text().partition("\n## The gateway\n")
-    match = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    page = (ROOT / "docs/surfaces/gateway.md").read_text()
+    match = re.search(r"```sh\n(.*?)```", page, re.DOTALL)
     assert match is not None
     script = match[1].replace("http://127.0.0.1:3000", gateway.base).replace("ada@", "readme@")
 
