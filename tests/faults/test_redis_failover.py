@@ -30,10 +30,13 @@ async def test_a_primary_lost_behind_sentinel_takes_nothing_with_it_that_was_ack
             async with w.shop.buying():
                 await w.shop.until_accepted(60)
                 primary.kill()
-                await eventually(lambda: _role(replica) == "master")
+                await eventually(lambda: _role(replica) == "master" and _primary_of(port) == replica.port)
                 w.redis = replica
                 # The new primary has no replica: with `wait:1` nothing is accepted until there is one.
                 primary.start()
+                # Sentinel would do this by itself, after half a minute, and later on a machine that stumbles.
+                with contextlib.closing(primary.client()) as client:
+                    ask(client, "REPLICAOF", "127.0.0.1", replica.port)
                 await eventually(lambda: _role(primary) == "slave" and _synced(primary))
                 accepted = len(w.shop.accepted)
                 await w.shop.until_accepted(accepted + 60)
@@ -116,6 +119,12 @@ def _watchful(sentinel_port: int) -> None:
         ask(client, "SENTINEL", "SET", SERVICE, "down-after-milliseconds", "1000")
         ask(client, "SENTINEL", "SET", SERVICE, "failover-timeout", "5000")
         wait_until(lambda: bool(ask(client, "SENTINEL", "REPLICAS", SERVICE)), "the sentinel knows the replica")
+
+
+def _primary_of(sentinel_port: int) -> int:
+    """The port of the primary, as Sentinel tells it."""
+    with contextlib.closing(redis.Redis(port=sentinel_port, decode_responses=True)) as client:
+        return int(ask(client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
 
 def _role(server: RedisServer) -> str:
