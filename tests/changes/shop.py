@@ -186,6 +186,15 @@ class Shop:
         assert client.zadd(_shard(payment_id).due, {payment_id: due_ms}, xx=True, ch=True) == 1
         client.close()
 
+    async def leave_alone(self, payment_id: str) -> None:
+        """Let nobody look at the payment any more, also not whoever does so now and will write a time of its own."""
+        while True:
+            self.look_again_at(payment_id, FAR_MS)
+            await asyncio.sleep(0.5)
+            with contextlib.closing(self.world.redis.client()) as client:
+                if client.zscore(_shard(payment_id).due, payment_id) == FAR_MS:
+                    return
+
     async def block(self, path: str) -> None:
         """The acquirer acts on the next request at this path, but answers neither it nor any question about it."""
         await self.sims.fault(self.sims.acquirer, "silence_after", path_contains=path, method="POST", times=1)

@@ -89,8 +89,7 @@ async def test_an_unknown_refund_can_be_settled_and_the_next_one_goes_on(shop: S
     await shop.ask("refund", payment["id"], {"amount": 40})
     await shop.until(payment["id"], unknown)
     await shop.ask("refund", payment["id"], {"amount": 30})
-    await shop.world.at_rest()
-    shop.look_again_at(payment["id"], FAR_MS)
+    await shop.leave_alone(payment["id"])
     ran = await resolve(shop, f"{payment['id']}-a2", "declined", "--yes")
     assert ran.code == 0, ran
     await shop.sims.clear_faults(shop.sims.acquirer)
