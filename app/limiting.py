@@ -57,6 +57,11 @@ class Limiting:
         """The limits of a surface, for its requests and for its handlers."""
         return SurfaceLimits(surface, self._limiter, self._rules, self.addresses, self._instruments)
 
+    @property
+    def connections(self) -> int:
+        """Open connections to Redis, beside those of the client's pool."""
+        return self._batcher.connections
+
     async def aclose(self) -> None:
         """Close the connection."""
         if self._own is not None:

@@ -312,7 +312,8 @@ class Parts:
     def _connections(self) -> int:
         # A cluster's client counts for itself.
         pools = [getattr(each, "connection_pool", each) for each in {self.client, self.limiting.client}]
-        return sum(count for pool in pools for count, _ in getattr(pool, "get_connection_count", list)())
+        lent: int = sum(count for pool in pools for count, _ in getattr(pool, "get_connection_count", list)())
+        return lent + self.batcher.connections + self.limiting.connections
 
 
 def _draining(surface: Drains) -> Callable[[web.Application], Awaitable[None]]:

@@ -23,6 +23,7 @@ from bench.engines import token
 from bench.limiter import limiter_cost
 from bench.loading import CONNECTIONS, USERS, Loader, Wrong
 from bench.long import Sample, long_run
+from bench.mpesa import mpesa_round, open_pushes
 from bench.operating import operate
 from bench.orders import orders_round
 from bench.results import Result, machine, ratios, spread, targets
@@ -44,10 +45,12 @@ CASES: Final = (
     Case("full, logins", "full", logins=5),
     Case("vault pay", "vault"),
     Case("vault told", "vault told"),
+    Case("mpesa initiate", "push"),
 )
 _OPERATING: Final = "operating"
+_OPEN_PUSHES: Final = "open pushes"
 _ROUNDS: Final = {"floor": floor_round, "record": orders_round, "recorded": orders_round, "read": orders_round,
-          "vault": vault_round, "vault told": vault_round}  # fmt: skip
+          "vault": vault_round, "vault told": vault_round, "push": mpesa_round}  # fmt: skip
 _RESULTS: Final = Path(__file__).parent / "results"
 _NEEDED: Final = {"wrk": "the load generator (Debian: apt-get install wrk)",
                   "redis-server": "6.2 or newer (Debian: apt-get install redis-server)"}  # fmt: skip
@@ -87,6 +90,8 @@ def _run(bench: Bench, given: argparse.Namespace) -> Result:
     limiter = limiter_cost(bench.folder)
     samples: list[Sample] = long_run(bench, given.payments, _tell) if given.payments else []
     found = operate(bench, given.rounds, _tell) if not given.only or _OPERATING in given.only else {}
+    if not given.only or _OPEN_PUSHES in given.only:
+        found |= open_pushes(bench, given.rounds, _tell)
     operating = {name: spread(values) for name, values in found.items()}
     shares = ratios(rounds)
     settings: dict[str, str | int] = {
@@ -111,8 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="cycles over all cases (default: 3)")
     parser.add_argument("--seconds", type=int, default=4, metavar="N", help="load of one round (default: 4)")
     parser.add_argument(
-        "--only", action="append", choices=[*(case.name for case in CASES), _OPERATING], help="just this and the floor"
-    )
+        "--only", action="append", choices=[*(case.name for case in CASES), _OPERATING, _OPEN_PUSHES],
+        help="just this and the floor",
+    )  # fmt: skip
     parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="events go to this broker, not to a file")
     parser.add_argument(
         "--long", action="store_const", const=200_000, dest="payments", default=0,

@@ -1,6 +1,8 @@
 -- Payments for wrk: every request pays a new order; users come round again.
 -- Arguments: prefix of the order ids, bearer token, number of users, "keyed" for an Idempotency-Key a request.
 
+dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "result.lua")
+
 local threads = 0
 
 function setup(thread)
@@ -26,12 +28,4 @@ function request()
     '"expiryMonth":"12","expiryYear":"2039","cvv":"123"}}'
   local key = keyed and ("Idempotency-Key: " .. order .. "\r\n") or ""
   return head .. key .. "Content-Length: " .. #body .. "\r\n\r\n" .. body
-end
-
-function done(summary, latency, requests)
-  local errors = summary.errors
-  io.write(string.format(
-    'RESULT {"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"status":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d}\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    errors.status, errors.connect, errors.read, errors.write, errors.timeout))
 end

@@ -16,6 +16,7 @@ _SCRIPT: Final = Path(__file__).with_name("load.lua")
 _REFUND_SCRIPT: Final = Path(__file__).with_name("refund.lua")
 _ORDERS_SCRIPT: Final = _SCRIPT.with_name("orders.lua")
 _VAULT_SCRIPT: Final = _SCRIPT.with_name("vault.lua")
+_MPESA_SCRIPT: Final = _SCRIPT.with_name("mpesa.lua")
 _MARK: Final = "RESULT "
 
 
@@ -66,6 +67,10 @@ class Loader:
     def run_vault(self, base: str, cards: Sequence[str], user: str, *, seconds: int) -> Load:
         """Load the vault surface: pay checkouts with the cards in turn."""
         return self._run(base, _VAULT_SCRIPT, seconds, str(next(self._runs)), self._token, user, ",".join(cards))
+
+    def run_mpesa(self, base: str, client: str, package: str, *, seconds: int) -> Load:
+        """Load the M-Pesa surface: ask phones, each for the price of the client's package."""
+        return self._run(base, _MPESA_SCRIPT, seconds, str(next(self._runs)), client, package)
 
     def _run(self, base: str, script: Path, seconds: int, *arguments: str) -> Load:
         command = [

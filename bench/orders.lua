@@ -1,6 +1,8 @@
 -- The orders surface for wrk: every request records the payment of a new order, or reads one that is there.
 -- Arguments: number of the run, bearer token, number of users, "create" or "read", how many there are to read.
 
+dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "result.lua")
+
 local threads = 0
 
 function setup(thread)
@@ -26,12 +28,4 @@ function request()
   end
   local body = '{"userId":' .. made % users + 1 .. ',"orderId":' .. first + made .. ',"amount":99.99}'
   return head .. #body .. "\r\n\r\n" .. body
-end
-
-function done(summary, latency, requests)
-  local errors = summary.errors
-  io.write(string.format(
-    'RESULT {"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"status":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d}\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    errors.status, errors.connect, errors.read, errors.write, errors.timeout))
 end

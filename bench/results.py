@@ -14,6 +14,7 @@ import msgspec
 
 from bench.limiter import LimiterCost
 from bench.long import Sample
+from bench.mpesa import OPEN_MIB, OPEN_RATE
 from bench.operating import AUDITED, READY
 from bench.rounds import Measured
 
@@ -28,6 +29,7 @@ _PAIRS: Final = {
     "orders read / floor": ("orders read", "floor"),
     "vault pay / floor": ("vault pay", "floor"),
     "vault told / floor": ("vault told", "floor"),
+    "mpesa initiate / floor": ("mpesa initiate", "floor"),
     "accept, two processes / one": ("accept, two", "accept"),
     "full, two processes / one": ("full, two", "full"),
 }
@@ -131,6 +133,7 @@ def targets(
                 ("orders create / floor", 0.20),
                 ("orders read / floor", 0.5),
                 ("vault pay / floor", 0.30),
+                ("mpesa initiate / floor", 0.15),
             )
         ),
         *(
@@ -139,11 +142,13 @@ def targets(
                 ("refund / payment, full path", 0.8),
                 (f"audit of {AUDITED[-1]}, payments a second", 10_000),
                 ("simulation, payments a second", 200),
+                (OPEN_RATE, 0.9),
             )
         ),
         _at_most("audit, MiB more for five times as many", _gained(operating), 5),
         _at_most(READY, operating[READY].median if READY in operating else None, 5),
         _at_most(_LOGINS, shares[_LOGINS].median if _LOGINS in shares else None, 2.0),
+        _at_most(OPEN_MIB, operating[OPEN_MIB].median if OPEN_MIB in operating else None, 60),
         _at_most("Redis bytes a settled payment", end.redis_bytes if end else short_bytes, 2048),
         _at_most("RSS MiB at the end of the long run", end.rss_mib if end else None, 120),
         _at_most("RSS MiB gained in its second half", end.rss_mib - halfway.rss_mib if end and halfway else None, 5),

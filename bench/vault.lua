@@ -1,6 +1,8 @@
 -- The vault surface for wrk: every request pays a new checkout with one of many cards.
 -- Arguments: number of the run, bearer token, user id, card ids divided by commas.
 
+dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "result.lua")
+
 local threads = 0
 
 function setup(thread)
@@ -25,12 +27,4 @@ end
 function request()
   made = made + 1
   return "POST /api/payment/pay/checkout-" .. run .. "-" .. made .. head .. bodies[made % #bodies + 1]
-end
-
-function done(summary, latency, requests)
-  local errors = summary.errors
-  io.write(string.format(
-    'RESULT {"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"status":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d}\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    errors.status, errors.connect, errors.read, errors.write, errors.timeout))
 end

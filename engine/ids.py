@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NewType
 from zlib import crc32
 
@@ -118,7 +119,13 @@ def minted_ms(payment_id: PaymentId) -> int:
 def rfc3339(ms: int) -> str:
     """A time as users see it: UTC, milliseconds, `Z`."""
     seconds, rest = divmod(ms, 1000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:03d}Z"
+    return f"{_rfc3339_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _rfc3339_second(seconds: int) -> str:
+    # Most times that are shown are of this very second.
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def from_rfc3339(text: str) -> int:

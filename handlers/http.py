@@ -90,9 +90,13 @@ async def read_body(request: web.Request, *, optional: bool = False) -> bytes:
         raise HttpRefused(415, "UNSUPPORTED_MEDIA_TYPE", "send the body without a Content-Encoding")
     if (request.content_length or 0) > BODY_BYTES_MAX:
         raise _too_large()
+    if request.content.is_eof():
+        # Almost always: the body came with the head. Its length is looked at here, for it may not have been told.
+        body = request.content.read_nowait()
+        if len(body) > BODY_BYTES_MAX:
+            raise _too_large()
+        return body
     try:
-        if request.content.is_eof():
-            return await request.read()
         # aiohttp has no time limit for bodies: one slow client would hold its request for ever.
         async with asyncio.timeout(_BODY_TIMEOUT_S):
             return await request.read()

@@ -48,7 +48,9 @@ class StateMachine:
 
     def succeed(self) -> None:
         """Replay a success. Not while open."""
-        self._pybreaker.call(_nothing)
+        # While it is closed, all that a success does is to end a row of failures.
+        if self.state != "closed" or self._pybreaker.fail_counter:
+            self._pybreaker.call(_nothing)
 
     def fail(self) -> None:
         """Replay a failure. Not while open."""

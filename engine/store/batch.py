@@ -17,6 +17,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from engine.errors import Overloaded, StoreUnavailable
 from engine.store.keys import FENCE
+from engine.store.line import Line
 from engine.store.step import SCRIPT, SCRIPT_SHA, Argument, Refusal, Step
 from metrics.instruments import Instruments
 
@@ -50,7 +51,8 @@ class Batcher:
         self._wake: asyncio.Event = asyncio.Event()
         self._waiting_max = waiting_max
         self._batch_max = batch_max
-        self._pipelines_max = pipelines_max
+        # A cluster's client knows which node has what, and follows what moves: there its pipelines are used.
+        self._lines = [None if isinstance(client, RedisCluster) else Line(client) for _ in range(pipelines_max)]
         self._replicas = replicas
         self._replicas_timeout_ms = int(replicas_timeout_s * 1000)
         self._closed = False
@@ -59,8 +61,8 @@ class Batcher:
         """Send until cancelled; whoever still waits then gets `StoreUnavailable`."""
         try:
             async with asyncio.TaskGroup() as senders:
-                for _ in range(self._pipelines_max):
-                    senders.create_task(self._send())
+                for line in self._lines:
+                    senders.create_task(self._send(line))
                 try:
                     # For ever, and here: the senders must see the end, for one may miss its own cancellation.
                     await asyncio.get_running_loop().create_future()
@@ -69,6 +71,11 @@ class Batcher:
         finally:
             while self._waiting:
                 _fail(self._waiting.popleft()[1], StoreUnavailable("the store is closed"))
+
+    @property
+    def connections(self) -> int:
+        """Open connections, beside those of the client's pool."""
+        return sum(line is not None and line.is_connected for line in self._lines)
 
     async def step(self, step: Step) -> list[Any] | Refusal:
         """Run a step. Returns the replies of its commands, or the condition that did not hold.
@@ -98,23 +105,24 @@ class Batcher:
         self._wake.set()
         return future
 
-    async def _send(self) -> None:
-        # redis-py sends within `asyncio.wait_for`, which on Python 3.11 may swallow a cancellation.
-        while not self._closed:
-            await self._wake.wait()
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))]
-            if not self._waiting:
-                self._wake.clear()
-            if batch:
-                await self._send_batch(batch)
+    async def _send(self, line: Line | None) -> None:
+        try:
+            # redis-py may swallow a cancellation: on Python 3.11 `asyncio.wait_for` does, within which it connects.
+            while not self._closed:
+                await self._wake.wait()
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))]
+                if not self._waiting:
+                    self._wake.clear()
+                if batch:
+                    await self._send_batch(line, batch)
+        finally:
+            if line is not None:
+                await line.close()
 
-    async def _send_batch(self, batch: Sequence[tuple[_Command, asyncio.Future[Any]]]) -> None:
+    async def _send_batch(self, line: Line | None, batch: Sequence[tuple[_Command, asyncio.Future[Any]]]) -> None:
         self._instruments.store_batch.observe(len(batch))
         try:
-            pipeline = self._client.pipeline(transaction=False)
-            for command, _ in batch:
-                pipeline.execute_command(*command)
-            replies = await self._execute(pipeline, fenced=bool(self._replicas) and _any_step(batch))
+            replies = await self._execute(line, [command for command, _ in batch])
         except Exception as error:
             # Not only Redis's own errors: uvloop answers a write to a connection that was reset a moment ago with
             # a RuntimeError. One broken batch must not end the sender, and with it the process.
@@ -133,28 +141,30 @@ class Batcher:
                 elif not future.done():
                     future.set_result(reply)
 
-    async def _execute(self, pipeline: Any, *, fenced: bool) -> list[Any]:
-        """Send the pipeline; with a fence, its steps count only when enough replicas have them."""
-        if fenced:
-            # WAIT asks about the writes of its own connection. Written here, the fence lies behind all that the steps
-            # wrote and, for a step that is repeated, behind what its first execution wrote elsewhere.
-            pipeline.execute_command("SET", FENCE, "")
-            pipeline.execute_command("WAIT", self._replicas, self._replicas_timeout_ms)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        if not fenced:
-            return replies
-        *replies, _, reached = replies
+    async def _execute(self, line: Line | None, commands: list[_Command]) -> list[Any]:
+        """Send the commands; with a fence, the steps among them count only when enough replicas have them."""
+        if not self._replicas or not any(command[0] in _STEPS for command in commands):
+            return await self._replies(line, commands)
+        # WAIT asks about the writes of its own connection. Written here, the fence lies behind all that the steps
+        # wrote and, for a step that is repeated, behind what its first execution wrote elsewhere.
+        fence: list[_Command] = [("SET", FENCE, ""), ("WAIT", self._replicas, self._replicas_timeout_ms)]
+        *replies, _, reached = await self._replies(line, commands + fence)
         if isinstance(reached, BaseException) or reached < self._replicas:
             raise TooFewReplicas(f"{reached} of {self._replicas}")
+        return replies
+
+    async def _replies(self, line: Line | None, commands: list[_Command]) -> list[Any]:
+        if line is not None:
+            return await line.execute(commands)
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
         return replies
 
 
 class TooFewReplicas(RedisError):
     """Fewer replicas than asked for have confirmed a write in time."""
-
-
-def _any_step(batch: Sequence[tuple[_Command, asyncio.Future[Any]]]) -> bool:
-    return any(command[0] in _STEPS for command, _ in batch)
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

@@ -96,6 +96,7 @@ async def test_a_caller_who_gives_up_does_not_disturb_the_others(store: Dataset,
         assert [caller.result() for number, caller in enumerate(callers) if number % 3] == [again] * 20
 
 
+@servers_only("fakeredis answers without a pause, so that there is nothing in the middle of which to cancel")
 @pytest.mark.parametrize("passes", range(1, 13))
 async def test_the_batcher_ends_when_it_is_cancelled_and_tells_whoever_waits(store: Dataset, passes: int) -> None:
     """In whatever moment: before a pipeline leaves, while it is written, while its answer is awaited."""
@@ -171,6 +172,25 @@ async def test_a_killed_connection_fails_what_was_on_it_and_nothing_later(store:
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
     for name in _names(store, 40):
         assert await store.batcher.command("INCR", name) == 1
+
+
+@only("redis", "redis-6.2", why="a cluster's client keeps its connections itself, and fakeredis has none")
+async def test_a_connection_that_was_closed_while_nobody_asked_is_made_anew_and_nobody_notices(store: Dataset) -> None:
+    number = f"{store.shard.tag}:number"
+    await asyncio.gather(*(store.batcher.command("INCR", number) for _ in range(300)))
+    assert store.batcher.connections == 2
+    await store.everywhere("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
+    for _ in range(2):
+        await store.ask("PING")  # what the server sent before this, the end of its connections, has come as well
+    replies = await asyncio.gather(*(store.batcher.command("INCR", number) for _ in range(300)))
+    assert replies == list(range(301, 601))
+
+
+async def test_the_batcher_leaves_no_connection_open(places: Places) -> None:
+    async with places.running() as store:
+        assert await store.batcher.command("INCR", f"{store.shard.tag}:number") == 1
+        batcher = store.batcher
+    assert batcher.connections == 0
 
 
 @pytest.fixture
