@@ -23,7 +23,7 @@ from tests.docs.pages import Block, blocks
 from tests.support import ROOT
 
 _LOCAL: Final = re.compile(r"http://(?:127\.0\.0\.1|localhost):([0-9]+)")
-_WITHIN_S: Final = 60.0
+_WITHIN_S: Final = 40.0
 _PAUSE_S: Final = 0.05
 _DONE: Final = "@@@ done @@@"
 _PYTHON: Final = ".venv/bin/python"
