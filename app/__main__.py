@@ -123,6 +123,11 @@ _SECRETS: Final = {
 }
 
 
+def is_secret(key: str) -> bool:
+    """Whether a setting of this name is never shown."""
+    return key in _SECRETS or "password" in key
+
+
 def _masked(shown: Any) -> Any:
     """The settings with every secret that is set shown as just that, wherever it stands."""
     if not isinstance(shown, dict):
@@ -140,6 +145,13 @@ def _check_config(given: argparse.Namespace) -> int:
     for line in wrong:
         print(f"payments: {line}", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _config_reference(_: argparse.Namespace) -> int:
+    from app.reference import reference
+
+    print(reference(is_secret), end="")
+    return 0
 
 
 def _token(given: argparse.Namespace) -> int:
@@ -286,6 +298,7 @@ def _running(command: Command) -> None:
     check = command("check-config", _check_config, "show the effective settings and what `serve` misses")
     for sub in (serve, check):
         sub.add_argument("--roles", type=_roles, default=ROLES, help=f"some of {','.join(ROLES)} (default: all)")
+    command("config-reference", _config_reference, "print the page docs/configuration.md")
     command("init", _init, "write the dataset marker into an empty Redis, once")
     token = command("token", _token, "print a bearer token")
     token.add_argument("subject", help="the user id")

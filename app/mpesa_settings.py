@@ -20,20 +20,27 @@ class MpesaSettings(DarajaSettings, frozen=True, kw_only=True, forbid_unknown_fi
     """With `base_url` phones can be asked for money: by this surface when it is enabled, and by the core surface."""
 
     enabled: bool = False
+    """Whether the surface is there; `make run` opens it. It needs `base_url`."""
     port: int = 8080
+    """Where it listens."""
     topic: str = "mpesa-payment-events"
+    """The topic of its events."""
     initiate_wait_s: float = 20.0
     """How long a request waits for Safaricom to take the push."""
     send_within_s: float = 120.0
     """A payment older than this fails when a worker takes it up: its payer does not expect a prompt any more."""
     waiters_max: int = 2000
+    """Requests that may wait at the same time; one more is answered at once."""
     callback_secret: str = ""
     """The part of the callback's path that nobody else knows, 16 characters or more."""
     callback_sources: tuple[str, ...] = ()
     """Networks that callbacks come from; none: anywhere."""
     callbacks_waiting_max: int = 1000
+    """Callbacks worked on at the same time; one more is dropped, its payment is asked about later."""
     clients: Mapping[str, MpesaClient] = msgspec.field(default_factory=dict)
+    """Who may take payments, by UUID; more are added with `python -m app mpesa`."""
     packages: Mapping[str, MpesaPackage] = msgspec.field(default_factory=dict)
+    """What they sell, by UUID."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,7 +34,7 @@ Role = Literal["http", "worker", "relay", "reconcile"]
 _PREFIX: Final = "PAYMENTS__"
 _STRIPE_URL: Final = "https://api.stripe.com"
 # The environment variables of the contracts. A gateway serves users and orders under its internal paths.
-_CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
+CONTRACT_ENV: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     "JWT_SEC": (("auth", "secret", "{}"),),
     "KAFKA_BROKER": (("kafka", "brokers", "{}"),),
     "KAFKA_URI": (("kafka", "brokers", "{}"),),
@@ -59,8 +59,8 @@ _NAMES_TAKEN: Final = frozenset(
         "signing_keys",
     }
 )
-_PORT_ENV: Final = "PAYMENT_SERVICE_PORT"
-_PORT_SECTIONS: Final = ("core", "orders_api", "vault")
+PORT_ENV: Final = "PAYMENT_SERVICE_PORT"
+PORT_SECTIONS: Final = ("core", "orders_api", "vault")
 """The surfaces whose contracts call the port `PAYMENT_SERVICE_PORT`: the first of them that is enabled has it."""
 
 
@@ -72,10 +72,13 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The process: where it listens, and how long its stages of stopping may take together."""
 
     host: str = "127.0.0.1"
+    """The address that every surface listens on; 0.0.0.0 is everywhere."""
     stop_s: float = 20.0
+    """Time of all stages of stopping together."""
     unready_s: float = 0.0
     """How long to go on serving after `/ready` says 503, so that balancers notice first."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged: this, and what is worse."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks whose `X-Forwarded-For` is believed."""
     hsts_max_age_s: int = 0
@@ -92,8 +95,11 @@ class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The user service. `url` is a template with `{id}`."""
 
     url: str = ""
+    """A template: `http://host:port/api/users/{id}`."""
     cache_s: float = 5.0
+    """How long a user that was read is believed."""
     cache_max: int = 50_000
+    """Users remembered."""
     guard: GuardSettings = GuardSettings()
 
     def __post_init__(self) -> None:
@@ -105,6 +111,7 @@ class OrdersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The order service. `url` is a template with `{id}`."""
 
     url: str = ""
+    """A template: `http://host:port/api/orders/{id}`. Orders are never cached."""
     guard: GuardSettings = GuardSettings()
 
 
@@ -121,9 +128,13 @@ class _AnyAcquirerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     """What every acquirer has. `kind` is whose language it speaks: ours over HTTP, or Stripe's."""
 
     kind: Literal["http", "stripe"] = "http"
+    """Whose language it speaks: `http` is ours, `stripe` is Stripe's."""
     url: str = ""
+    """Its base: `/charges` is added. With `stripe`, empty means `https://api.stripe.com`."""
     api_key: str = ""
+    """With `stripe`: its secret key."""
     webhook_secret: str = ""
+    """With `stripe`: `POST /api/webhooks/stripe` takes events signed with it; empty: no such path."""
     guard: AcquirerGuardSettings = AcquirerGuardSettings()
 
     def __post_init__(self) -> None:
@@ -144,28 +155,36 @@ class AcquirerSettings(_AnyAcquirerSettings, frozen=True, kw_only=True, forbid_u
     """The first acquirer. `name` is kept in every record and metric: do not change it for the same counterparty."""
 
     name: str = "card_acquirer"
+    """In every record and metric: do not change it for the same acquirer."""
 
 
 class FallbackSettings(_AnyAcquirerSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A further acquirer, for these method types: tried, in the file's order, only after certainly nothing moved."""
 
     methods: tuple[Literal["credit_card", "debit_card", "wallet"], ...] = ("credit_card", "debit_card", "wallet")
+    """The methods of payment that it is tried for."""
 
 
 class EventsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where events go. With `kafka.brokers` they go to `topic`; else to `file`, a JSON line each."""
 
     topic: str = "payment-service-events"
+    """The topic of the core surface's events."""
     file: str = ""
+    """Without Kafka: a file that gets a JSON line for each event."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The workers of one process. `lease_s`: how long an attempt belongs to the worker that began it."""
 
     concurrency: int = 64
+    """Charges at the same time in one process."""
     lease_s: float = 20.0
+    """How long an attempt is its worker's own; at least `acquirer.guard.deadline_s` + 5."""
     claim_idle_s: float = 30.0
+    """A job that nobody touched for this long is taken over; not below `lease_s`."""
     redrive_after_s: float = 120.0
+    """A payment that stood still for this long is given to the workers again."""
     recheck_after_s: float = 300.0
     """When an acquirer that was passed over is asked once more whether it charged after all."""
 
@@ -181,6 +200,7 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The audit's sample while the engine runs, in processes that reconcile. 0: none."""
 
     payments_per_s: int = 20
+    """Payments that one process holds against the rules, round and round; 0: none."""
 
     def __post_init__(self) -> None:
         within("audit.payments_per_s", self.payments_per_s, 0, 10_000)
@@ -253,7 +273,7 @@ def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[st
             _merge(tree, tomllib.loads(path.read_text()))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from None
-    for name, places in _CONTRACT_ENV.items():
+    for name, places in CONTRACT_ENV.items():
         if value := environment.get(name):
             for section, key, form in places:
                 # A secret is taken as it is: base64 may end with a slash.
@@ -263,11 +283,11 @@ def load(path: Path | None, environment: Mapping[str, str], defaults: Mapping[st
         if name.startswith(_PREFIX):
             _put(tree, name.removeprefix(_PREFIX).lower().split("__"), _scalar(value), name)
     settings = _converted(tree)
-    if port := environment.get(_PORT_ENV):
+    if port := environment.get(PORT_ENV):
         # Which surface is meant, is known only when everything else is.
-        surface = next((name for name in _PORT_SECTIONS if getattr(settings, name).enabled), None)
+        surface = next((name for name in PORT_SECTIONS if getattr(settings, name).enabled), None)
         if surface and f"{_PREFIX}{surface}__port".upper() not in map(str.upper, environment):
-            _put(tree, [surface, "port"], port, _PORT_ENV)
+            _put(tree, [surface, "port"], port, PORT_ENV)
             return _converted(tree)
     return settings
 

@@ -32,9 +32,13 @@ class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The core surface."""
 
     enabled: bool = True
+    """Whether the surface is there."""
     port: int = 3003
+    """Where it listens."""
     wait_max_s: int = 30
+    """The longest `Prefer: wait=N` that is honoured."""
     waiters_max: int = 1000
+    """Requests that may wait at the same time; one more is answered at once."""
 
     def __post_init__(self) -> None:
         within("core.port", self.port, 0, 65535)
@@ -46,17 +50,26 @@ class OrdersApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """The orders surface. The URLs are templates with `{id}`: the gateway is asked whether users and orders exist."""
 
     enabled: bool = False
+    """Whether the surface is there."""
     port: int = 3004
+    """Where it listens."""
     topic: str = "payment-events"
+    """The topic of its events."""
     currency: str = "USD"
+    """The currency of all its amounts; one with two decimals."""
     begins: Literal["success", "pending"] = "success"
-    """The status of a new payment."""
+    """The status of a new payment; a `pending` one waits until somebody sets it."""
     numbers_cache_max: int = 100_000
+    """Which payment a number stands for never changes: so many are remembered."""
     users_url: str = ""
+    """A template: `http://gateway:8080/internal/users/{id}`."""
     users_cache_s: float = 5.0
+    """How long a user that exists is believed to."""
     users_cache_max: int = 50_000
+    """Users remembered."""
     users_guard: GuardSettings = GuardSettings()
     orders_url: str = ""
+    """A template: `http://gateway:8080/internal/orders/{id}`. Orders are never cached."""
     orders_guard: GuardSettings = GuardSettings()
 
     def __post_init__(self) -> None:
@@ -72,18 +85,29 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The gateway surface. What a password's hash costs are argon2's words (RFC 9106)."""
 
     enabled: bool = False
+    """Whether the surface is there; `make run` opens it."""
     port: int = 3000
+    """Where it listens."""
     topic: str = "payment-gateway-events"
+    """The topic of its events."""
     token_hours: float = 1.0
+    """How long a login is good."""
     hold_s: int = 86_400
     """How long a payment waits to be processed; then it is cancelled and its card forgotten."""
     process_wait_s: float = 10.0
+    """The longest wait for the outcome of a charge or a refund; then 202."""
     waiters_max: int = 1000
+    """Requests that may wait at the same time; one more is answered at once."""
     logins_at_once: int = 2
+    """Passwords hashed at the same time; each takes `argon2_memory_kib`."""
     logins_waiting_max: int = 32
+    """Passwords that may wait for their turn; one more is refused with 503."""
     argon2_passes: int = 3
+    """What a hash costs: times through the memory."""
     argon2_memory_kib: int = 65_536
+    """What a hash costs: memory."""
     argon2_lanes: int = 4
+    """What a hash costs: threads."""
 
     def __post_init__(self) -> None:
         within("gateway.port", self.port, 0, 65535)
@@ -102,13 +126,17 @@ class VaultSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The vault surface: stored cards with a balance. Its listeners need `kafka.brokers`, and run with the workers."""
 
     enabled: bool = False
+    """Whether the surface and its listeners are there."""
     port: int = 3005
+    """Where it listens."""
     currency: str = "USD"
-    """Of all its amounts; its contract names none."""
+    """The currency of all its amounts; its contract names none."""
     topic: str = ""
-    """Of its events; empty: each type of event has a topic of its own name."""
+    """The topic of its events; empty: each type of event has a topic of its own name."""
     order_refunded_topic: str = "orderService-orderRefunded"
+    """Who sends here refunds what is left of a payment."""
     product_refunded_topic: str = "orderService-productFromOrderRefunded"
+    """Who sends here refunds one product of a payment."""
     group: str = "payment-service"
     """The consumer group of the listeners."""
     batch_max: int = 500
@@ -129,6 +157,7 @@ class OpsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A port of its own for `/health`, `/ready` and `/metrics`, for processes without a surface. 0: none."""
 
     port: int = 0
+    """0: none; every surface's port has them anyway."""
 
     def __post_init__(self) -> None:
         within("ops.port", self.port, 0, 65535)

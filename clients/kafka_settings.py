@@ -21,20 +21,35 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """
 
     brokers: str = ""
+    """`host:port`, several divided by commas; empty: no Kafka."""
     client_id: str = "payment-service"
+    """How the brokers know us."""
     publish_timeout_s: float = 10.0
+    """An event that is not acknowledged by then is sent again."""
     start_timeout_s: float = 20.0
+    """Time to connect."""
     ready_timeout_s: float = 2.0
+    """Time to find out whether a broker answers."""
     in_flight_max: int = 1000
+    """Events on their way at the same time."""
     event_bytes_max: int = 1_000_000
+    """The largest event; below the brokers' `message.max.bytes`."""
     batch_bytes_max: int = 131_072
+    """The largest batch; below the brokers' `message.max.bytes`."""
     compression: str | None = None
+    """`gzip`, `snappy`, `lz4` or `zstd`; not set: none."""
     linger_ms: int = 0
+    """How long to wait for a batch to fill."""
     security_protocol: str = "PLAINTEXT"
+    """`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`."""
     sasl_mechanism: str = "PLAIN"
+    """`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."""
     sasl_username: str = ""
+    """Who we are, with `SASL_…`."""
     sasl_password: str = ""
+    """The password, with `SASL_…`."""
     ssl_cafile: str = ""
+    """The authorities that are believed, with `…SSL`; empty: the system's."""
 
     def __post_init__(self) -> None:
         for name in ("publish_timeout_s", "start_timeout_s", "ready_timeout_s"):

@@ -14,15 +14,20 @@ class MpesaClient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A business that takes payments. Its id is a UUID."""
 
     name: str
+    """For people."""
     active: bool = True
+    """Whether it may take payments."""
 
 
 class MpesaPackage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Something a client sells, for whole shillings. Its id is a UUID."""
 
     client: str
+    """Whose it is: the client's id."""
     name: str
+    """For people."""
     price: int
+    """Whole shillings."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.price <= 1_000_000:

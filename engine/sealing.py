@@ -27,8 +27,11 @@ class CardsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     keys: str = ""
+    """`id:base64 of 32 bytes`, several divided by commas: the first seals, all open."""
     fingerprint_secret: str = ""
+    """Base64 of at least 32 bytes. It must not change: keys, accounts and stored cards are found by it."""
     cvv_ttl_s: int = 900
+    """How long a CVV is kept at most, charged or not; 1 to 3600."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.cvv_ttl_s <= 3600:

@@ -32,16 +32,27 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     mode: Literal["jwt", "none"] = "jwt"
+    """`none` is for one privileged caller behind another gate."""
     secret: str = ""
+    """What tokens are signed with, at least 32 characters."""
     secret_id: str = ""
+    """Its id, the `kid` of the tokens that are made here."""
     previous_secret: str = ""
+    """Taken too while keys rotate: first move `secret` here, then set the new one."""
     previous_secret_id: str = ""
+    """The id of the previous secret."""
     algorithms: tuple[Algorithm, ...] = ("HS256",)
+    """HS256, HS384, HS512 with the secret; RS256, ES256, EdDSA with keys from `jwks_url`."""
     issuer: str = ""
+    """The `iss` that tokens must have; empty: any."""
     audience: str = ""
+    """The `aud` that tokens must have; empty: any."""
     leeway_s: int = 5
+    """How far clocks may differ."""
     jwks_url: str = ""
+    """Where the public keys of another issuer are (RFC 7517)."""
     jwks_cache_s: float = 300.0
+    """How long these keys are kept."""
 
     def __post_init__(self) -> None:
         if not self.algorithms:

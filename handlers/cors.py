@@ -24,12 +24,17 @@ class CorsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """For one surface. Without `origins` there is no CORS; `["*"]` is every origin, and then without credentials."""
 
     origins: tuple[str, ...] = ()
+    """`https://shop.example.com`, or `*` for all; none: no CORS."""
     methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    """The methods that they may use, if the path has them."""
     headers: tuple[str, ...] = (
         "Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id", "traceparent",
     )  # fmt: skip
+    """The headers that they may send."""
     credentials: bool = False
+    """Whether cookies are sent; never with `*`."""
     max_age_s: int = 600
+    """How long a browser may remember the answer to a preflight request; 0 to 86400."""
 
 
 class OpenCorsSettings(CorsSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

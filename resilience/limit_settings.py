@@ -26,8 +26,11 @@ class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A limit that a handler checks with a key of its own. `requests = 0`: no limit."""
 
     requests: int = 0
+    """How many are taken in any `window_s` seconds, at most 10000; 0: no limit."""
     window_s: int = 60
+    """The window: 1 to 86400."""
     on_failure: OnFailure = "open"
+    """While nobody can count: `open` takes every request, `closed` refuses with 503."""
 
     def rule(self, name: str) -> Rule | None:
         """The rule, if there is a limit."""
@@ -38,6 +41,7 @@ class SurfaceRuleSettings(RuleSettings, frozen=True, kw_only=True, forbid_unknow
     """A limit on all requests of a surface, for each caller or each client address. A caller without token: address."""
 
     per: Literal["caller", "address"] = "caller"
+    """`caller` is the token's subject, and without a valid token the address."""
 
 
 class GatewayRuleSettings(SurfaceRuleSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,8 +79,11 @@ class LimitsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How many requests are taken: a rule per surface, by its name, and rules that handlers check themselves."""
 
     timeout_s: float = 0.05
+    """How long a request waits for being counted."""
     failures_to_rest: int = 3
+    """So many failures in a row, and nobody is counted for a while."""
     rest_s: float = 1.0
+    """How long nobody is counted then; after it one request tries again."""
     core: SurfaceRuleSettings = SurfaceRuleSettings()
     orders: SurfaceRuleSettings = SurfaceRuleSettings()
     vault: SurfaceRuleSettings = SurfaceRuleSettings()

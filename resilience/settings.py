@@ -16,37 +16,52 @@ _NOT_BELOW = (("deadline_s", "timeout_s"), ("backoff_max_s", "backoff_base_s"), 
 class GuardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one counterparty is guarded. A number out of range is refused with the name of its key."""
 
-    # Time of one try, and of the whole call with its waiting and its retries.
     timeout_s: float = 2.0
+    """Time of one try."""
     deadline_s: float = 5.0
+    """Time of the whole call, with its waiting and its retries."""
 
     concurrency_max: int = 128
+    """Calls at the same time."""
     waiting_max: int = 512
+    """Calls that may wait for their turn; one more is refused."""
     waiting_timeout_s: float = 1.0
+    """How long one may wait for its turn."""
 
-    # Retries: the first try counts, each pause is drawn from 0 to base x 2^n, never above the maximum.
     tries_max: int = 3
+    """Tries of one call, the first included."""
     backoff_base_s: float = 0.05
+    """The pause before a retry is drawn from 0 to base × 2^n."""
     backoff_max_s: float = 1.0
-    # Within window_s, retries stay below this share of the calls, but that many are always allowed.
+    """No pause is longer."""
     retry_budget_ratio: float = 0.2
+    """Retries stay below this share of the calls of the last `window_s`."""
     retry_budget_min: int = 3
+    """So many retries within `window_s` are always allowed."""
 
-    # The breaker opens after so many failures in a row, for open_s; each re-opening multiplies the time by open_growth.
     failures_to_open: int = 5
+    """Failures in a row that open the breaker."""
     open_s: float = 10.0
+    """How long the breaker stays open before trial calls."""
     open_growth: float = 1.0
+    """Each re-opening multiplies that time."""
     open_max_s: float = 120.0
-    # Up to this share of the time is taken off at random, so that a fleet does not come back at one instant.
+    """It stays open no longer than this."""
     open_jitter: float = 0.0
+    """Up to this share of the time is taken off at random, so that a fleet does not come back at one instant."""
     trials: int = 2
+    """Trial calls at a time when half-open; so many successes close it."""
 
-    # It also opens on the rates of the last window_s, once there were enough calls to speak of a rate.
     window_s: float = 30.0
+    """The sliding window of the rates: the breaker opens on these too."""
     window_calls_min: int = 20
+    """No rate is judged from fewer calls."""
     window_failure_rate: float = 0.5
+    """Share of failures that opens the breaker."""
     slow_call_s: float = 1.5
+    """A try that takes longer counts as slow."""
     window_slow_rate: float = 0.8
+    """Share of slow calls that opens the breaker."""
 
     @property
     def try_least_s(self) -> float:

@@ -24,16 +24,25 @@ class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     url: str = ""
+    """`redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://` or `redis+cluster://`."""
     durability: Annotated[str, msgspec.Meta(pattern=r"^(strict|relaxed|wait:[1-9])\Z")] = "strict"
     """`strict` asks for an append-only file, `relaxed` does not, `wait:N` also waits for N replicas at every step."""
     shards: int = 16
+    """Fixed when the dataset is made; 1 to 256."""
     timeout_s: float = 2.0
+    """Time of one command."""
     connections_max: int = 8
+    """Connections of one process."""
     steps_waiting_max: int = 4096
+    """Steps that may wait for Redis in one process."""
     jobs_max: int = 100_000
+    """Jobs that may wait in the dataset."""
     outbox_max: int = 200_000
+    """Events that may wait in the dataset."""
     parked_max: int = 10_000
+    """Events that may be parked in the dataset; one more stays in the outbox."""
     check_every_s: float = 2.0
+    """How often the start-up check is repeated, for `/ready`."""
 
     @property
     def replicas(self) -> int:
