@@ -111,10 +111,11 @@ class Batcher:
     async def _send_batch(self, batch: Sequence[tuple[_Command, asyncio.Future[Any]]]) -> None:
         self._instruments.store_batch.observe(len(batch))
         try:
-            pipeline = self._client.pipeline(transaction=False)
-            for command, _ in batch:
-                pipeline.execute_command(*command)
-            replies = await self._execute(pipeline, fenced=bool(self._replicas) and _any_step(batch))
+            with self._instruments.store_pipeline.time():
+                pipeline = self._client.pipeline(transaction=False)
+                for command, _ in batch:
+                    pipeline.execute_command(*command)
+                replies = await self._execute(pipeline, fenced=bool(self._replicas) and _any_step(batch))
         except Exception as error:
             # Not only Redis's own errors: uvloop answers a write to a connection that was reset a moment ago with
             # a RuntimeError. One broken batch must not end the sender, and with it the process.
