@@ -33,6 +33,10 @@ bench: .venv/.ready-dev ## what a payment costs, against bare aiohttp (ARGS="--l
 simulate: .venv/.ready-dev ## days of trouble on virtual time, each from one seed (SEED=1 RUNS=100)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) --runs $(or $(RUNS),100)
 
+.PHONY: dashboards
+dashboards: .venv/.ready-dev ## build Grafana's dashboards again after a change to metrics/dashboards/
+	@$(BIN)/python -m metrics.dashboards
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
