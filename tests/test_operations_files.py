@@ -392,7 +392,7 @@ def test_every_alert_says_how_bad_it_is_and_is_tested_both_ways() -> None:
     """A rule that never fires and one that always does look the same until the night it matters."""
     rules = alert_rules()
     assert {rule["labels"]["severity"] for rule in rules} <= {"page", "ticket"}
-    assert all(rule["annotations"].keys() == {"summary", "description"} for rule in rules)
+    assert all(rule["annotations"].keys() == {"summary", "description", "runbook"} for rule in rules)
     cases = [
         case
         for test in yaml.safe_load((ROOT / "metrics/alerts_test.yml").read_text())["tests"]
