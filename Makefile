@@ -11,6 +11,10 @@ help: ## list the targets
 run: .venv/.ready-demo ## start the engine with everything it needs embedded, on 127.0.0.1:3003
 	@exec $(BIN)/python -m app demo $(ARGS)
 
+.PHONY: demo-load
+demo-load: .venv/.ready-demo ## send customers to a running `make run` for a minute (ARGS="--seconds 10 --rate 50")
+	@$(BIN)/python -m app load $(ARGS)
+
 test: .venv/.ready-dev ## set up and run the whole suite (ARGS="-k name" for a part)
 	$(BIN)/python -m pytest $(ARGS)
 
