@@ -11,6 +11,10 @@ help: ## list the targets
 run: .venv/.ready-demo ## start the engine with everything it needs embedded, on 127.0.0.1:3003
 	@exec $(BIN)/python -m app demo $(ARGS)
 
+.PHONY: demo-load
+demo-load: .venv/.ready-demo ## send customers to a running `make run` for a minute (ARGS="--seconds 10 --rate 50")
+	@$(BIN)/python -m app load $(ARGS)
+
 test: .venv/.ready-dev ## set up and run the whole suite (ARGS="-k name" for a part)
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -37,6 +41,10 @@ simulate: .venv/.ready-dev ## days of trouble on virtual time, each from one see
 docs: .venv/.ready-dev ## write docs/configuration.md anew, from the settings types
 	$(BIN)/python -m app config-reference > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
+
+.PHONY: dashboards
+dashboards: .venv/.ready-dev ## build Grafana's dashboards again after a change to metrics/dashboards/
+	@$(BIN)/python -m metrics.dashboards
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'

@@ -163,6 +163,13 @@ def _token(given: argparse.Namespace) -> int:
     return 0
 
 
+def _load(given: argparse.Namespace) -> int:
+    from app.demo import demo_secret
+    from app.load import load
+
+    return asyncio.run(load(from_process(given.config, demo_secret(given.data)), given))
+
+
 def _audit(given: argparse.Namespace) -> int:
     from app.audit import audit
 
@@ -251,6 +258,9 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
+_LOAD_SECONDS_MAX: Final = 3600
+_LOAD_RATE_MAX: Final = 200
+
 Command = Callable[..., argparse.ArgumentParser]
 """Adds a command: its name, what runs it, what it does, and the group of commands that it belongs to."""
 
@@ -305,6 +315,14 @@ def _running(command: Command) -> None:
     token.add_argument("--role", choices=("service", "admin"), help="act for all users")
     token.add_argument("--hours", type=float, default=1.0)
     token.add_argument("--data", type=Path, default=Path("data"), help="the demo's folder, for its secret")
+    load = command("load", _load, "send customers to a demo on this machine, for a while")
+    for name, most, default, text in (
+        ("--seconds", _LOAD_SECONDS_MAX, 60.0, "how long (default: 60)"),
+        ("--rate", _LOAD_RATE_MAX, 20.0, "customers a second (default: 20)"),
+    ):
+        load.add_argument(name, type=_at_most(most), default=default, metavar="N", help=text)
+    load.add_argument("--host", default="127.0.0.1", help="where the engine listens; loopback only")
+    load.add_argument("--data", type=Path, default=Path("data"), help="the demo's folder, for its secret")
     audit = command("audit", _audit, "check the invariants of a dataset; exit code 1 when one is broken")
     audit.add_argument("--topic", action="store_true", help="also compare the topic, or the event file, with it")
     audit.add_argument("--since", metavar="TIME", help="RFC 3339: events before it need not be in the topic any more")
@@ -368,6 +386,19 @@ def _roles(text: str) -> tuple[str, ...]:
     if not roles or not set(roles) <= set(ROLES):
         raise argparse.ArgumentTypeError(f"must be some of {', '.join(ROLES)}")
     return roles
+
+
+def _at_most(most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(f"must be above 0, and {most:g} at most")
+        return value
+
+    return number
 
 
 def _processes(text: str) -> int:

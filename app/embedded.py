@@ -128,7 +128,7 @@ class FakeCheck:
 
     async def report(self) -> StoreReport:
         """Always fit, never durable."""
-        return StoreReport((), ("in-memory Redis: NOTHING IS KEPT when this process ends",))
+        return StoreReport((), ("in-memory Redis: NOTHING IS KEPT when this process ends",), durable=False)
 
 
 def fake_client() -> RedisClient:

@@ -23,6 +23,7 @@ from clients.http import open_session
 from engine.store.check import RedisCheck, StoreReport
 from engine.store.connect import connect
 from handlers.protocol import EnvelopeProtocol
+from metrics.instruments import Instruments
 
 _KEEPALIVE_S = 75.0
 _LAST_PASSES_S = 3.0
@@ -49,12 +50,14 @@ async def run(
         if create and not fake:
             await _create_dataset(redis)
         check: StoreCheck = FakeCheck() if fake else redis
-        _log_report(await _fit(check))
+        report = await _fit(check)
+        _log_report(report)
         wire = await resources.enter_async_context(open_session(client_id=settings.kafka.client_id))
         parts = Parts(settings, roles, client, wire, check)
         resources.push_async_callback(parts.limiting.aclose)
         # Just checked: else the first requests would be refused until the watch has looked for itself.
         parts.readiness.report("store")
+        _show(report, parts.instruments)
         await _serve(parts, surfaces(parts, roles), stop=stop, reuse_port=reuse_port)
 
 
@@ -82,7 +85,9 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
         if parts.worker:
             await parts.jobs.open()
         watching = [
-            tasks.create_task(_watch_store(parts.check, parts.readiness, parts.settings.redis.check_every_s)),
+            tasks.create_task(
+                _watch_store(parts.check, parts.instruments, parts.readiness, parts.settings.redis.check_every_s)
+            ),
             tasks.create_task(parts.sampler.run()),
         ]
         if parts.audit_sample:
@@ -226,7 +231,7 @@ async def _create_dataset(check: RedisCheck) -> None:
         raise StartRefused(str(error)) from None
 
 
-async def _watch_store(check: StoreCheck, readiness: ReadinessBoard, every_s: float) -> None:
+async def _watch_store(check: StoreCheck, instruments: Instruments, readiness: ReadinessBoard, every_s: float) -> None:
     """Repeat the start-up check while running."""
     before: StoreReport | None = None
     task = asyncio.current_task()
@@ -235,11 +240,18 @@ async def _watch_store(check: StoreCheck, readiness: ReadinessBoard, every_s: fl
     # then the process would never end.
     while not task.cancelling():
         report = await check.report()
+        _show(report, instruments)
         readiness.report("store", "ok" if report.ok else "; ".join(report.problems))
         if before is not None and report != before:
             _log_report(report)
         before = report
         await asyncio.sleep(every_s)
+
+
+def _show(report: StoreReport, instruments: Instruments) -> None:
+    instruments.store_fit.set(report.ok)
+    if report.durable is not None:
+        instruments.store_durable.set(report.durable)
 
 
 def _log_report(report: StoreReport) -> None:

@@ -63,12 +63,17 @@ class Sampler:
 
     async def run(self) -> None:
         """Sample until cancelled."""
+        with self._instruments.process.watching_gc():
+            await self._run()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sample_for_ever())
             tasks.create_task(self._watch_lag())
 
     async def sample(self) -> None:
         """Set the gauges once. Depths stay as they were while the store does not answer."""
+        self._instruments.process.sample()
         self._instruments.payment_success_rate.set(self._success_rate.now())
         self._instruments.database_connections.set(self._connections())
         try:

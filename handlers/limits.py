@@ -44,6 +44,9 @@ class SurfaceLimits:
         self._limited = instruments.rate_limited
         self.rule = rules.get(surface)
         """The rule for all requests of the surface, if there is one."""
+        if self.rule is not None:
+            # From the start, or else Prometheus takes the first one for no increase.
+            self._limited.labels(surface, self.rule.name)
 
     async def check(self, request: web.Request, rule_name: str, key: str | None = None) -> None:
         """Count a request under a rule. Call it before the work that is to be protected.

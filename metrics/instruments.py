@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from metrics.process import ProcessUsage
+
 _HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_STORE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -159,9 +162,6 @@ class Instruments:
             ["step"],
             registry=registry,
         )
-        for step in ("found", "reversed", "refused"):
-            # From the start, or else Prometheus takes the first one for no increase.
-            self.late_successes.labels(step)
         self.push_callbacks = Counter(
             "push_callbacks_total",
             "What was made of M-Pesa callbacks: asked, late (known already), forged, or unknown.",
@@ -239,3 +239,36 @@ class Instruments:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.store_pipeline = Histogram(
+            "store_pipeline_duration_seconds",
+            "Seconds from sending a pipeline to Redis until all its steps were answered.",
+            buckets=_STORE_SECONDS,
+            registry=registry,
+        )
+        self.store_fit = Gauge(
+            "store_fit",
+            "1 while the check of Redis finds nothing wrong with it, else 0: then no payment is taken.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self.store_durable = Gauge(
+            "store_durable",
+            "1 if Redis, when it last answered, kept what it is given over a crash, on as many replicas as wanted.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self.process = ProcessUsage(registry)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Show what has not happened yet: Prometheus takes the first value of a new series for no increase."""
+        for counter, values in (
+            (self.late_successes, ("found", "reversed", "refused")),
+            (self.payments_processed, ("completed", "failed", "cancelled")),
+            (self.refunds_processed, ("completed", "failed")),
+            (self.events_parked, ("message_too_large", "record_invalid", "no_topic", "unreadable")),
+            (self.push_callbacks, ("asked", "late", "forged", "unknown")),
+            (self.rejections, ("store_waiting", "logins")),
+        ):
+            for value in values:
+                counter.labels(value)

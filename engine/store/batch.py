@@ -122,7 +122,8 @@ class Batcher:
     async def _send_batch(self, line: Line | None, batch: Sequence[tuple[_Command, asyncio.Future[Any]]]) -> None:
         self._instruments.store_batch.observe(len(batch))
         try:
-            replies = await self._execute(line, [command for command, _ in batch])
+            with self._instruments.store_pipeline.time():
+                replies = await self._execute(line, [command for command, _ in batch])
         except Exception as error:
             # Not only Redis's own errors: uvloop answers a write to a connection that was reset a moment ago with
             # a RuntimeError. One broken batch must not end the sender, and with it the process.

@@ -22,6 +22,8 @@ class StoreReport(NamedTuple):
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    durable: bool | None = None
+    """Whether it keeps what it is given over a crash; None: it did not tell."""
 
     @property
     def ok(self) -> bool:
@@ -40,8 +42,11 @@ class RedisCheck:
         """The state of the store now. Never raises for trouble with Redis: that is a problem too."""
         problems: list[str] = []
         warnings: list[str] = []
+        durable: bool | None = None
         try:
-            for name, facts in (await self._facts()).items():
+            facts_by_name = await self._facts()
+            durable = all(_durable(facts, self._settings) for facts in facts_by_name.values())
+            for name, facts in facts_by_name.items():
                 problems += [f"{name}: {text}" for text in _problems(facts, self._settings)]
                 warnings += [f"{name}: {text}" for text in _warnings(facts)]
             if not problems:
@@ -51,7 +56,7 @@ class RedisCheck:
         except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError) as error:
             # RuntimeError is uvloop's word for a connection that was reset a moment ago.
             problems.append(f"redis does not answer ({type(error).__name__})")
-        return StoreReport(tuple(problems), tuple(warnings))
+        return StoreReport(tuple(problems), tuple(warnings), durable)
 
     async def create_dataset(self) -> bool:
         """Write the dataset marker into an empty Redis. False if there is one; raises `ValueError` if not empty."""
@@ -130,6 +135,12 @@ def _problems(facts: dict[str, Any], settings: RedisSettings) -> list[str]:
         elif facts.get("aof_last_write_status", "ok") != "ok":
             found.append("writing the append-only file fails: look at its disk")
     return found
+
+
+def _durable(facts: dict[str, Any], settings: RedisSettings) -> bool:
+    """What is so, and not what `redis.durability` asks for: who chose "relaxed" shall see what it means."""
+    written = facts.get("aof_enabled") and facts.get("aof_last_write_status", "ok") == "ok"
+    return bool(written) and facts.get("connected_slaves", 0) >= settings.replicas
 
 
 def _warnings(facts: dict[str, Any]) -> list[str]:

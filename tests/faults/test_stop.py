@@ -11,10 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import aiohttp
+from prometheus_client import CollectorRegistry
 
 from app.process import _watch_store
 from app.readiness import ReadinessBoard
 from engine.store.check import StoreReport
+from metrics.instruments import Instruments
 from tests.faults.side_by_side import side_by_side
 from tests.faults.world import World, eventually, world
 
@@ -90,7 +92,8 @@ async def test_sigterm_while_the_counterparties_are_silent_still_ends_within_the
 
 async def test_watching_the_store_ends_though_its_cancellation_was_swallowed() -> None:
     """`asyncio.wait_for` of Python 3.11, in which redis-py waits, does that now and then; the stop hung for ever."""
-    watching = asyncio.create_task(_watch_store(Swallowing(), ReadinessBoard(("store",)), 0.01))
+    instruments = Instruments(CollectorRegistry())
+    watching = asyncio.create_task(_watch_store(Swallowing(), instruments, ReadinessBoard(("store",)), 0.01))
     await asyncio.sleep(0.03)
     watching.cancel()
     done, _ = await asyncio.wait([watching], timeout=30)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.errors import StoreUnavailable
-from engine.store.check import RedisCheck, StoreReport, _problems, _warnings
+from engine.store.check import RedisCheck, StoreReport, _durable, _problems, _warnings
 from engine.store.connect import RedisSettings, connect
 from engine.store.keys import DATASET
 from tests.store.datasets import Dataset, eventually, only, running, servers_only
@@ -81,6 +81,7 @@ async def test_a_fit_redis_with_a_dataset_has_no_problems(store_settings: RedisS
     report = await _report(store_settings, create=True)
     assert report.problems == ()
     assert report.ok
+    assert report.durable
 
 
 async def test_a_replica_is_refused(
@@ -114,7 +115,22 @@ async def test_a_redis_without_an_append_only_file_is_refused_unless_loss_was_ch
     assert _only_problem(await _report(strict)) == (
         'redis: appendonly is off: set `appendonly yes`, or redis.durability = "relaxed" to lose on a crash'
     )
-    assert (await _report(relaxed)).problems == ()
+    report = await _report(relaxed)
+    assert report.problems == ()
+    assert report.durable is False, "what was chosen is still told"
+
+
+async def test_a_redis_that_does_not_answer_does_not_say_whether_it_is_durable() -> None:
+    report = await _report(RedisSettings(url=f"redis://127.0.0.1:{free_port()}/0"))
+    assert not report.ok
+    assert report.durable is None
+
+
+def test_an_append_only_file_that_cannot_be_written_or_a_missing_replica_is_not_durable() -> None:
+    wanted = RedisSettings(durability="wait:1")
+    assert _durable(FIT | {"connected_slaves": 1}, wanted)
+    assert not _durable(FIT, wanted)
+    assert not _durable(FIT | {"connected_slaves": 1, "aof_last_write_status": "err"}, wanted)
 
 
 async def test_several_problems_are_all_said(
