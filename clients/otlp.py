@@ -38,7 +38,6 @@ from engine.tracing import Attributes, Kind, Span
 from metrics.instruments import Instruments
 
 _BATCH_MAX: Final = 512
-_EVERY_S: Final = 1.0
 _ATTRIBUTES_MAX: Final = 32
 _VALUE_CHARACTERS_MAX: Final = 256
 _KINDS: Final = {kind.name.lower(): kind for kind in SpanKind}
@@ -50,8 +49,17 @@ Heard = Callable[[bool, int], None]
 class OtlpTracer:
     """Makes spans from `start` to `close`, in one event loop."""
 
-    def __init__(self, settings: TracingSettings, instruments: Instruments, *, instance: str, version: str) -> None:
+    def __init__(
+        self,
+        settings: TracingSettings,
+        instruments: Instruments,
+        *,
+        instance: str,
+        version: str,
+        every_s: float = 0.5,
+    ) -> None:
         self._settings = settings
+        self._every_s = every_s
         self._counts = {name: instruments.trace_spans.labels(name) for name in ("exported", "failed", "dropped")}
         self._waiting = 0
         self._failing = False
@@ -117,7 +125,7 @@ class OtlpTracer:
         batches = BatchSpanProcessor(
             exporter,
             max_queue_size=max(self._settings.queue_max, _BATCH_MAX),
-            schedule_delay_millis=_EVERY_S * 1000,
+            schedule_delay_millis=self._every_s * 1000,
             max_export_batch_size=_BATCH_MAX,
             export_timeout_millis=self._settings.timeout_s * 1000,
         )

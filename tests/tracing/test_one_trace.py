@@ -38,7 +38,7 @@ class Pair(NamedTuple):
         """A payment that has ended: its id, and the `traceparent` of the answer."""
         order = f"order-{uuid.uuid4().hex[:8]}"
         await self.sims.order(order)
-        headers = {"traceparent": traceparent} if traceparent else {}
+        headers: dict[str, Any] = {"traceparent": traceparent} if traceparent else {}
         answer = await self.http.post(payment_body(order, **card), **headers)
         assert answer.status == 201, await answer.text()
         payment_id: str = (await answer.json())["id"]
@@ -143,7 +143,7 @@ def expected(topic: str, **calls: Any) -> dict[str, Any]:
 async def test_one_payment_is_one_trace_through_all_processes(pair: Pair) -> None:
     payment_id, traceparent = await pair.paid()
     trace_id, root = traceparent[3:35], traceparent[36:52]
-    spans = await pair.spans(trace_id, 9)
+    spans = await pair.spans(trace_id, 10)
     assert tree(spans, "") == expected(pair.topic)
     by_name = {span.name: span for span in spans}
     server, job = by_name["POST /api/payments"], by_name["process payment"]
@@ -172,14 +172,14 @@ async def test_a_clients_trace_goes_on_and_its_header_comes_back(pair: Pair) -> 
     theirs = f"00-{TRACE}-{CLIENT}-01"
     _, answered = await pair.paid(theirs)
     assert answered == theirs
-    spans = await pair.spans(TRACE, 9)
+    spans = await pair.spans(TRACE, 10)
     assert tree(spans, CLIENT) == expected(pair.topic) and tree(spans, "") == {}
 
 
 async def test_every_try_is_a_span(pair: Pair) -> None:
     await pair.sims.fault(pair.sims.users, "error_before", times=1)
     _, traceparent = await pair.paid()
-    spans = await pair.spans(traceparent[3:35], 10)
+    spans = await pair.spans(traceparent[3:35], 11)
     assert tree(spans, "") == expected(pair.topic, **{"client GET user_service'": {}})
     tries = sorted(
         (each.attributes["http.response.status_code"], each.failed) for each in spans if each.name == "GET user_service"
@@ -190,7 +190,7 @@ async def test_every_try_is_a_span(pair: Pair) -> None:
 async def test_silence_of_the_acquirer_is_a_failed_call_of_unknown_outcome(pair: Pair) -> None:
     await pair.sims.fault(pair.sims.acquirer, "reset", times=1, method="POST")
     _, traceparent = await pair.paid()
-    spans = await pair.spans(traceparent[3:35], 13)
+    spans = await pair.spans(traceparent[3:35], 14)
     charge, *_ = (each for each in spans if each.name == "acquirer charge")
     call = next(each for each in spans if each.parent_id == charge.span_id)
     assert charge.attributes["payments.outcome"] == "Unknown"
@@ -205,7 +205,7 @@ async def test_what_the_client_does_not_want_sampled_is_not_sent(pair: Pair) -> 
     assert answered == unsampled
     assert dict((await pair.told(payment_id)).headers)["traceparent"] == unsampled
     _, later = await pair.paid()
-    await pair.spans(later[3:35], 9)
+    await pair.spans(later[3:35], 10)
     assert pair.collector.of("1" * 32) == []
 
 
@@ -224,7 +224,7 @@ async def test_probes_make_no_spans_and_paths_are_never_shown(pair: Pair) -> Non
     for path in ("/health", "/ready", "/metrics", f"/api/payments/user/{USER}?limit=7", "/no/such/path?q=7"):
         await pair.http.get(path)
     _, later = await pair.paid()
-    await pair.spans(later[3:35], 9)
+    await pair.spans(later[3:35], 10)
     names = {each.name for each in pair.collector.spans if each.kind == "server"}
     assert {"GET /api/payments/user/{user_id}", "GET"} <= names
     assert not [name for name in names if "health" in name or "ready" in name or "metrics" in name]
