@@ -59,9 +59,14 @@ dashboards: .venv/.ready-dev ## build Grafana's dashboards again after a change 
 	$(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
 
+.PHONY: tracing
+tracing: .venv/.ready-demo ## install what `tracing.enabled` needs on top
+	$(PIP_INSTALL) -r requirements/tracing.txt
+
 lock: .venv/.ready-dev ## pin the dependencies again after a change to requirements/*.in
 	$(COMPILE) -o requirements/run.txt requirements/run.in
 	$(COMPILE) -c requirements/run.txt -o requirements/demo.txt requirements/demo.in
-	$(COMPILE) -c requirements/demo.txt -o requirements/dev.txt requirements/dev.in
+	$(COMPILE) -c requirements/run.txt -o requirements/tracing.txt requirements/tracing.in
+	$(COMPILE) -c requirements/demo.txt -c requirements/tracing.txt -o requirements/dev.txt requirements/dev.in
 
 .PHONY: help run test check format lock

@@ -139,6 +139,7 @@ def _check_config(given: argparse.Namespace) -> int:
     settings = from_process(given.config)
     shown = _masked(msgspec.to_builtins(settings))
     shown["kafka"] = {key: value for key, value in shown["kafka"].items() if "password" not in key}
+    shown["tracing"]["headers"] = "set" if shown["tracing"]["headers"] else ""
     shown["redis"]["url"] = shown["redis"]["url"].rpartition("@")[2]
     print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     wrong = missing(settings, given.roles)

@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO
 import msgspec
 import structlog
 
+from engine import context
 from engine.ids import now_ms, rfc3339
 
 _FLUSH_EVERY_S: Final = 0.2
@@ -112,7 +113,10 @@ def _text(record: logging.LogRecord) -> str:
 
 
 def _stamp(_: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {"time": rfc3339(now_ms()), "level": method, "message": event.pop("event"), **event}
+    line = {"time": rfc3339(now_ms()), "level": method, "message": event.pop("event"), **event}
+    if trace_id := context.current().trace_id:
+        line["trace_id"] = trace_id
+    return line
 
 
 def _render(_: object, __: str, event: MutableMapping[str, Any]) -> str:

@@ -80,6 +80,8 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Event, reuse_port: bool) -> None:
     async with asyncio.TaskGroup() as tasks:
+        if parts.tracer:
+            parts.tracer.start()
         batching = tasks.create_task(parts.batcher.run())
         counting = tasks.create_task(parts.limiting.run())
         if parts.worker:
@@ -155,6 +157,8 @@ async def _stop(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.5, ends_at - time.monotonic())):
                 await parts.publisher.close()
+    if parts.tracer:
+        await parts.tracer.close(within_s=min(_LAST_PASSES_S, max(0.5, ends_at - time.monotonic())))
 
 
 async def _last_passes(parts: Parts, ends_at: float) -> None:

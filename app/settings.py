@@ -21,6 +21,7 @@ from app.surface_settings import (
     within,
 )
 from clients.kafka import KafkaSettings
+from clients.otlp_settings import NOT_INSTALLED, TracingSettings, installed
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
 from handlers.auth import AuthSettings
@@ -230,6 +231,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Further acquirers by name: `[fallbacks.NAME]`."""
     worker: WorkerSettings = WorkerSettings()
     audit: AuditSettings = AuditSettings()
+    tracing: TracingSettings = TracingSettings()
 
     def __post_init__(self) -> None:
         # A request that may still leave after its lease would be asked about too early.
@@ -338,6 +340,8 @@ def missing(settings: Settings, roles: Sequence[str]) -> list[str]:
         found += [line for section, one in acquirers(settings).items() for line in _missing_of(section, one)]
     if "relay" in roles and not settings.kafka.brokers and not settings.events.file:
         found.append("kafka.brokers (KAFKA_BROKER) is not set, nor events.file")
+    if settings.tracing.enabled and not installed():
+        found.append(NOT_INSTALLED)
     return found
 
 

@@ -9,8 +9,9 @@ import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import prometheus_client
 import prometheus_client.multiprocess
@@ -22,13 +23,15 @@ from app.limiting import Limiting, inside_edge
 from app.observing import PaymentObserver
 from app.readiness import OK, ReadinessBoard
 from app.sampling import Sampler, SuccessRate
-from app.settings import AcquirerSettings, FallbackSettings, Settings, topics
+from app.settings import AcquirerSettings, ConfigError, FallbackSettings, Settings, topics
+from app.traced import TracedAcquirer, TracedPayments, TracedProcessor, TracedPublisher, TracedWire, traced_handle
 from clients.acquirer import CardAcquirer
 from clients.daraja import Daraja
 from clients.event_file import EventFile
 from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
 from clients.kafka_consumer import KafkaListener
+from clients.otlp_settings import NOT_INSTALLED, installed
 from clients.stripe import StripeAcquirer
 from clients.stripe_line import ApiKey, StripeLine
 from clients.wire import Wire
@@ -59,7 +62,7 @@ from engine.vault_card import ACQUIRER as VAULT
 from engine.vault_card import CardMarks
 from engine.vault_cards import VaultCards
 from engine.vault_refunds import VaultRefunds
-from engine.worker import Worker
+from engine.worker import Processor, Worker
 from handlers.core_types import CARD_METHODS
 from handlers.docs import Docs
 from handlers.envelopes import NESTED, Envelope
@@ -74,6 +77,9 @@ from handlers.vault_listeners import VaultListeners
 from metrics.instruments import Instruments
 from resilience.guard import Guard, GuardSettings
 from resilience.status import BreakerStatus
+
+if TYPE_CHECKING:
+    from clients.otlp import OtlpTracer
 
 _VARIABLE = re.compile(r"\{(\w+)\}")
 _DRAIN_S = 3.0
@@ -128,6 +134,7 @@ class Parts:
         self.wire = wire
         self.instruments = Instruments(CollectorRegistry())
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.tracer = _tracer(settings, self.instruments, self.owner)
         self.readiness = ReadinessBoard(("store", "process"))
         self.success_rate = SuccessRate()
         self.observer = PaymentObserver(self.instruments, self.success_rate)
@@ -143,7 +150,8 @@ class Parts:
             replicas_timeout_s=redis.timeout_s / 2,
         )
         self.check = check
-        self.payments = RedisPayments(
+        made = RedisPayments if self.tracer is None else partial(TracedPayments, self.tracer)
+        self.payments: RedisPayments = made(
             self.batcher,
             self.keys,
             jobs_max=redis.jobs_max,
@@ -203,6 +211,7 @@ class Parts:
             always=security_headers(hsts_max_age_s=self.settings.server.hsts_max_age_s),
             dressers=dressers,
             client_of=self.limiting.addresses.of,
+            tracer=self.tracer,
         )
 
     def admit(self) -> None:
@@ -213,7 +222,8 @@ class Parts:
 
     def counterparty(self, name: str, settings: GuardSettings) -> HttpCounterparty:
         """Somebody to be asked over HTTP, behind a guard of its own."""
-        return HttpCounterparty(self.wire, self.guards.add(name, settings), timeout_s=settings.timeout_s)
+        wire = self.wire if self.tracer is None else TracedWire(self.wire, name, self.tracer)
+        return HttpCounterparty(wire, self.guards.add(name, settings), timeout_s=settings.timeout_s)
 
     def _stored_cards(self) -> VaultCards:
         marks = CardMarks(parse_fingerprint_secret(self.settings.cards.fingerprint_secret))
@@ -237,8 +247,10 @@ class Parts:
 
     def _worker(self) -> Worker:
         worker = self.settings.worker
-        charging = self.charging(self._acquirers())
-        return Worker(self.jobs, charging, concurrency=worker.concurrency, claim_idle_s=worker.claim_idle_s)
+        processor: Processor = self.charging(self._acquirers())
+        if self.tracer:
+            processor = TracedProcessor(processor, self.payments, self.tracer)
+        return Worker(self.jobs, processor, concurrency=worker.concurrency, claim_idle_s=worker.claim_idle_s)
 
     def _acquirers(self) -> Acquirers:
         first, fallbacks = self.settings.acquirer, self.settings.fallbacks
@@ -253,6 +265,8 @@ class Parts:
         order["vault_card"] = [VAULT]
         if self.phones is not None:
             by_name[self.phones.name], order["mobile_money"] = self.phones, [self.phones.name]
+        if self.tracer:
+            by_name = {name: TracedAcquirer(acquirer, self.tracer) for name, acquirer in by_name.items()}
         return Acquirers(by_name, order)
 
     def _phones(self) -> PushAcquirer:
@@ -277,7 +291,8 @@ class Parts:
             parked_max=self.settings.redis.parked_max,
         )
         leases = ShardLeases(self.batcher, self.keys, role="relay", owner=self.owner)
-        return Relay(outbox, publisher, leases, self.instruments)
+        traced = publisher if self.tracer is None else TracedPublisher(publisher, self.tracer)
+        return Relay(outbox, traced, leases, self.instruments)
 
     def _listens(self, roles: Sequence[str]) -> bool:
         return "worker" in roles and self.settings.vault.enabled and bool(self.settings.kafka.brokers)
@@ -291,8 +306,9 @@ class Parts:
             order_topic=vault.order_refunded_topic,
             product_topic=vault.product_refunded_topic,
         )
+        handle = listeners.handle if self.tracer is None else traced_handle(listeners.handle, self.tracer)
         return KafkaListener(
-            self.settings.kafka, listeners.topics, listeners.handle, group=vault.group, batch_max=vault.batch_max
+            self.settings.kafka, listeners.topics, handle, group=vault.group, batch_max=vault.batch_max
         )
 
     def _reconciler(self, leases: ShardLeases) -> Reconciler:
@@ -314,6 +330,17 @@ class Parts:
         pools = [getattr(each, "connection_pool", each) for each in {self.client, self.limiting.client}]
         lent: int = sum(count for pool in pools for count, _ in getattr(pool, "get_connection_count", list)())
         return lent + self.batcher.connections + self.limiting.connections
+
+
+def _tracer(settings: Settings, instruments: Instruments, owner: str) -> OtlpTracer | None:
+    """What makes spans; none, and nothing of it loaded, where tracing is off. Raises `ConfigError`."""
+    if not settings.tracing.enabled:
+        return None
+    if not installed():
+        raise ConfigError(NOT_INSTALLED)
+    from clients.otlp import OtlpTracer
+
+    return OtlpTracer(settings.tracing, instruments, instance=owner, version=__version__)
 
 
 def _draining(surface: Drains) -> Callable[[web.Application], Awaitable[None]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 from urllib.parse import quote
 
-from clients.wire import Broken, NotConnected, TimedOut, TooLarge, Url, Wire, parse_url
+from clients.wire import Answer, Broken, NotConnected, TimedOut, TooLarge, Url, Wire, parse_url
 from engine import context
 from resilience.errors import BadAnswer, NoAnswer, Unreachable
 from resilience.guard import Guard
@@ -27,10 +27,25 @@ def open_session(*, client_id: str) -> Wire:
     return Wire(client_id=client_id, body_bytes_max=ANSWER_BYTES_MAX)
 
 
+class Exchanges(Protocol):
+    """Sends one request and reads its answer, as `Wire` does."""
+
+    async def exchange(
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        timeout_s: float,
+        connect_timeout_s: float,
+    ) -> Answer: ...
+
+
 class HttpCounterparty:
     """Sends one request at a time through the counterparty's guard."""
 
-    def __init__(self, wire: Wire, guard: Guard, *, timeout_s: float) -> None:
+    def __init__(self, wire: Exchanges, guard: Guard, *, timeout_s: float) -> None:
         self._wire = wire
         self._guard = guard
         self.name = guard.name

@@ -141,7 +141,7 @@ class Charging:
         """Take a payment one attempt further. Raises `StoreUnavailable`; the job is then still there."""
         payment = job.hint or await self._store.get(job.payment_id)
         if payment is not None:
-            context.set_current(payment.request_id, payment.traceparent)
+            context.enter(payment.request_id, payment.traceparent)
         for _ in range(_CONFLICTS_MAX):
             conflict = await self._advance(payment, job)
             if conflict is None:

@@ -14,7 +14,19 @@ class RequestContext(NamedTuple):
     request_id: str
     traceparent: str
 
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace that the request is part of."""
+        return self.traceparent[_TRACE_ID]
 
+
+class Spanned(RequestContext):
+    """The same within a span of ours: `traceparent` is the span's."""
+
+    __slots__ = ()
+
+
+_TRACE_ID: Final = slice(3, 35)
 _NONE: Final = RequestContext("", "")
 _current: ContextVar[RequestContext] = ContextVar("request", default=_NONE)
 
@@ -34,6 +46,21 @@ def set_current(request_id: str, traceparent: str) -> RequestContext:
     return context
 
 
+def swap(context: RequestContext) -> RequestContext:
+    """Work for another one, or for the one before again. Returns the one before."""
+    before = _current.get()
+    _current.set(context)
+    return before
+
+
+def enter(request_id: str, traceparent: str) -> None:
+    """Work for this request from here on. Who does so already, in a span of its trace, stays in that span."""
+    now = _current.get()
+    if isinstance(now, Spanned) and now.request_id == request_id and now.trace_id == traceparent[_TRACE_ID]:
+        return
+    set_current(request_id, traceparent)
+
+
 def accept(request_id: str | None, traceparent: str | None) -> RequestContext:
     """The ids that a client sent where they have the right form (W3C Trace Context for the second), else new ones."""
     fresh = os.urandom(32).hex()
@@ -42,3 +69,8 @@ def accept(request_id: str | None, traceparent: str | None) -> RequestContext:
     if traceparent is None or not _TRACEPARENT.match(traceparent):
         traceparent = f"00-{fresh[16:48]}-{fresh[48:]}-01"
     return set_current(request_id, traceparent)
+
+
+def trace_id_of(traceparent: str) -> str:
+    """The trace's id; empty when the text is no `traceparent`."""
+    return traceparent[3:35] if _TRACEPARENT.match(traceparent) else ""

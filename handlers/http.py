@@ -17,6 +17,7 @@ from prometheus_client import Counter, Histogram
 from engine import context
 from engine.errors import EngineError, Retry, TryLater
 from engine.idempotency import is_key
+from engine.tracing import Tracer, spanning
 from handlers.envelopes import NESTED, Envelope, ErrorInfo
 from handlers.routes import ErrorTable, Handler
 from handlers.security import security_headers
@@ -29,6 +30,9 @@ Dresser = Callable[[web.Request, web.StreamResponse], None]
 
 BODY_BYTES_MAX: Final = 64 * 1024
 _BODY_TIMEOUT_S: Final = 10.0
+UNTRACED: Final = frozenset({"/health", "/ready", "/metrics"})
+"""Asked every few seconds by machines: their spans would bury the others."""
+_UNMATCHED: Final = "unmatched"
 _encode = msgspec.json.Encoder().encode
 _QUOTED_VALUE: Final = re.compile(r"Invalid (enum )?value .* - at ", re.DOTALL)
 _REGEX: Final = re.compile(r"Expected `str` matching regex '.*'( - at |\Z)", re.DOTALL)
@@ -136,8 +140,10 @@ class Edge:
         always: CIMultiDict[str] | None = None,
         dressers: Sequence[Dresser] = (),
         client_of: Callable[[web.Request], str] = lambda request: request.remote or "",
+        tracer: Tracer | None = None,
     ) -> None:
         """`always` are headers of every answer that does not have them itself; `dressers` add what depends on both."""
+        self._tracer = tracer
         self._always = security_headers() if always is None else always
         self._dressers = tuple(dressers)
         self._client_of = client_of
@@ -152,24 +158,55 @@ class Edge:
     def middleware(self) -> Any:
         """The aiohttp middleware."""
 
+        tracer = self._tracer
+
         @web.middleware
         async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-            started = self._clock()
             headers = request.headers
             ids = context.accept(headers.get("X-Request-Id"), headers.get("traceparent"))
-            try:
-                response = await handler(request)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                response = self._failed(error, ids.request_id, request)
-            self._dress(response, ids)
-            for dress in self._dressers:
-                dress(request, response)
-            self._count(request, response.status, self._clock() - started)
-            return response
+            return await self._answered(request, handler, ids)
 
-        return edge
+        @web.middleware
+        async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path in UNTRACED or tracer is None:
+                return await edge(request, handler)
+            return await self._traced(request, handler, tracer)
+
+        return edge if tracer is None else traced
+
+    async def _answered(
+        self, request: web.Request, handler: Handler, ids: context.RequestContext
+    ) -> web.StreamResponse:
+        started = self._clock()
+        try:
+            response = await handler(request)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            response = self._failed(error, ids.request_id, request)
+        self._dress(response, ids)
+        for dress in self._dressers:
+            dress(request, response)
+        self._count(request, response.status, self._clock() - started)
+        return response
+
+    async def _traced(self, request: web.Request, handler: Handler, tracer: Tracer) -> web.StreamResponse:
+        """The same in a span below the client's, or in a new trace. Neither path nor query: they name people."""
+        headers = request.headers
+        ids = context.accept(headers.get("X-Request-Id"), headers.get("traceparent"))
+        theirs = ids.traceparent == headers.get("traceparent")
+        method, route = _names(request)
+        noted = {"http.request.method": method if method != "other" else "_OTHER", "payments.surface": self._surface}
+        if route != _UNMATCHED:
+            noted["http.route"] = route
+        name = f"{method} {route}" if route != _UNMATCHED else method
+        with spanning(tracer, name, "server", noted, parent=ids.traceparent if theirs else "") as span:
+            # What the client sent comes back as it was; else it learns the name of its trace.
+            response = await self._answered(request, handler, ids if theirs else context.current())
+            span.note("http.response.status_code", response.status)
+            if response.status >= 500:
+                span.fail(str(response.status))
+        return response
 
     def refuse_unparsed(self, status: int) -> web.Response:
         """The answer to bytes that are no request."""
@@ -232,9 +269,7 @@ class Edge:
         )
 
     def _count(self, request: web.Request, status: int, seconds: float) -> None:
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else "unmatched"
-        method = request.method if request.method in _METHODS else "other"
+        method, route = _names(request)
         counter = self._counters.get((method, route, status))
         if counter is None:
             counter = self._instruments.http_requests.labels(self._surface, method, route, str(status))
@@ -245,6 +280,13 @@ class Edge:
             histogram = self._instruments.http_duration.labels(self._surface, method, route)
             self._histograms[method, route] = histogram
         histogram.observe(seconds)
+
+
+def _names(request: web.Request) -> tuple[str, str]:
+    """The method and the route: few, whatever clients send."""
+    resource = request.match_info.route.resource
+    method = request.method if request.method in _METHODS else "other"
+    return method, resource.canonical if resource is not None else _UNMATCHED
 
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -221,6 +221,12 @@ class Instruments:
             "Pending stream entries that were deleted before they were acknowledged. Must stay 0.",
             registry=registry,
         )
+        self.trace_spans = Counter(
+            "trace_spans_total",
+            "Spans by what became of them: exported, failed (the collector did not take them), or dropped (no room).",
+            ["outcome"],
+            registry=registry,
+        )
         self.rejections = Counter(
             "rejections_total",
             "Work refused because a named bound was reached.",

@@ -19,6 +19,7 @@ from tests.faults.proxy import Fate
 from tests.faults.side_by_side import side_by_side
 from tests.faults.world import Wish, World, eventually, world
 from tests.support import payment_body, token
+from tests.tracing.collector import collecting
 
 ACCEPTS = rb'\{"v":1,"id"'
 INTENDS = rb'\{"v":2,"id"'
@@ -90,11 +91,17 @@ def test_the_search_finds_the_card_in_every_form_it_knows() -> None:
 
 @side_by_side
 async def test_a_card_is_nowhere_in_clear_whatever_goes_wrong(folder: Path) -> None:
-    """Logs, answers, metrics, events, and every byte that Redis holds or has written."""
+    """Logs, answers, metrics, events, spans, and every byte that Redis holds or has written."""
     seed = random.randrange(10**6)
     canary = _canary(random.Random(seed))
-    settings = {"PAYMENTS__SERVER__LOG_LEVEL": "debug", "PAYMENTS__USERS__CACHE_S": "0"}
-    async with world(folder, settings, redis_proxy=True) as w:
+    settings = {
+        "PAYMENTS__SERVER__LOG_LEVEL": "debug",
+        "PAYMENTS__USERS__CACHE_S": "0",
+        "PAYMENTS__TRACING__ENABLED": "true",
+    }
+    async with collecting() as collector, world(folder, settings, redis_proxy=True, start=False) as w:
+        w.engine.environment["PAYMENTS__TRACING__ENDPOINT"] = collector.url
+        await w.engine.start()
         answers: list[bytes] = []
         await _ends_well_and_badly(w, canary)
         await _bad_input(w, canary, answers)
@@ -106,19 +113,24 @@ async def test_a_card_is_nowhere_in_clear_whatever_goes_wrong(folder: Path) -> N
 
         metrics = await (await w.engine.get("/metrics")).text()
         _, audit = await w.audit()
+        last = (await w.engine.get("/api/payments/last")).headers["traceparent"][3:35]
+        await eventually(lambda: collector.of(last))
         places = {
             "answers": b"\n".join(answers + w.shop.answers),
             "engine log": w.engine_log().encode(),
             "metrics": metrics.encode(),
             "audit": audit.encode(),
             "events": w.engine.events_file.read_bytes(),
+            "spans": b"\n".join(collector.raw),
             "redis while a card is sealed": while_sealed,
             "redis": _everything_in_redis(w),
             **{f"redis's {path.name}": path.read_bytes() for path in w.redis.folder.rglob("*") if path.is_file()},
         }
         payment_id = w.shop.posted[0].payment_id.encode()
         written = [place for place, text in places.items() if payment_id in text]
-        assert {"answers", "engine log", "events", "redis", "redis while a card is sealed"} <= set(written), written
+        assert {"answers", "engine log", "events", "spans", "redis", "redis while a card is sealed"} <= set(written), (
+            written
+        )
         assert any("aof" in place for place in written), written
         assert b"payments_processed_total" in places["metrics"]
         found = [each for place, text in places.items() for each in canary.found_in(place, text)]
