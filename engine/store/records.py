@@ -81,4 +81,4 @@ class RedisRecords:
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
     # Only the kind: Redis's messages may quote arguments.
-    return StoreUnavailable("redis does not keep the records now", reason=type(error).__name__)
+    return StoreUnavailable(f"redis does not keep the records now ({type(error).__name__})")
