@@ -222,6 +222,13 @@ def _parked(given: argparse.Namespace) -> int:
     return asyncio.run(list_parked(settings) if given.what == "list" else retry_parked(settings, given))
 
 
+def _simulate(given: argparse.Namespace) -> int:
+    from app.simulate import simulate
+
+    settings = from_process(given.config)
+    return _run(simulate(settings, given), settings)
+
+
 def _keys(given: argparse.Namespace) -> int:
     from app.keys import rotate
 
@@ -291,6 +298,8 @@ def _parser() -> argparse.ArgumentParser:
     _settling(command)
     text = "who may take payments over M-Pesa, and what for"
     _mpesa_commands(command, commands.add_parser("mpesa", help=text, description=text))
+    text = "a pretend counterparty as a process of its own"
+    _simulators(command, commands.add_parser("simulate", help=text, description=text))
     text = "events that were published, and those that could not be"
     _telling(command, commands.add_parser("events", help=text, description=text))
     command("version", _version, "print the version")
@@ -368,6 +377,12 @@ def _mpesa_commands(command: Command, mpesa: argparse.ArgumentParser) -> None:
     for verb in ("disable", "enable"):
         switching = command(f"{verb}-client", _mpesa(f"{verb}_client"), f"{verb} a client that was added", actions)
         switching.add_argument("id", metavar="ID")
+
+
+def _simulators(command: Command, simulators: argparse.ArgumentParser) -> None:
+    from app.simulate_arguments import add_commands
+
+    add_commands(command, _simulate, simulators.add_subparsers(required=True, metavar="WHO"))
 
 
 def _telling(command: Command, events_parser: argparse.ArgumentParser) -> None:

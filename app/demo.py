@@ -18,17 +18,23 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
+from app.companions import Footing, order_service, user_service
 from app.embedded import FAKE_URL, EmbeddedFailed, find_server, redis_server
 from app.settings import Settings, from_process
+from app.simulate import service_token
 from app.tokens import make_token
+from engine.errors import StoreUnavailable
+from engine.store.connect import RedisSettings
+from simulators import orders, users
 from simulators.acquirer import AcquirerSim
 from simulators.daraja import MERCHANT, DarajaSim
 from simulators.daraja_forms import Merchant
 from simulators.internal_gateway import InternalGatewaySim
-from simulators.orders import OrderServiceSim
+from simulators.journal import JournalDamaged
+from simulators.neighbours import Neighbours
 from simulators.server import HasApp, serve
-from simulators.users import UserServiceSim
 
+_HOST: Final = "127.0.0.1"
 _USERS_PORT: Final = 3002
 _ORDERS_PORT: Final = 3001
 _ACQUIRER_PORT: Final = 3009
@@ -70,23 +76,49 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
     async with contextlib.AsyncExitStack() as stack:
         if not configured.redis.url:
             defaults["redis"] = _embedded_redis(stack, folder)
-        users = UserServiceSim(folder / "users.jsonl")
-        orders = OrderServiceSim(folder / "orders.jsonl")
-        acquirer = AcquirerSim(folder / "acquirer.jsonl")
-        for section, sim, port, path in (
-            ("users", users, ports.users, "/api/users/{id}"),
-            ("orders", orders, ports.orders, "/api/orders/{id}"),
-            ("acquirer", acquirer, ports.acquirer, ""),
-        ):
-            given = getattr(configured, section)
-            if not getattr(given, "base_url", given.url):
-                url = await stack.enter_async_context(_simulator(sim, port))
-                defaults[section] = {"url": url + path}
+        await _companions(stack, configured, defaults, folder, ports)
+        if not configured.acquirer.base_url:
+            url = await stack.enter_async_context(_simulator(AcquirerSim(folder / "acquirer.jsonl"), ports.acquirer))
+            defaults["acquirer"] = {"url": url}
         await _gateway(stack, configured, defaults["orders_api"], ports.gateway)
         await _phones(stack, configured, defaults["mpesa"], folder, ports.daraja, kept)
         if "users" in defaults:
             await _seed_user(defaults["users"]["url"].removesuffix("/{id}"))
         yield from_process(config, defaults)
+
+
+async def _companions(
+    stack: contextlib.AsyncExitStack,
+    configured: Settings,
+    defaults: dict[str, dict[str, Any]],
+    folder: Path,
+    ports: DemoPorts,
+) -> None:
+    """The user service and the order service, unless there are others: on our own Redis, or on files."""
+    redis_url = defaults.get("redis", {}).get("url", FAKE_URL)
+
+    def footing(name: str) -> Footing:
+        kafka = configured.kafka if configured.kafka.brokers else None
+        events = None if kafka else Path(configured.events.file)
+        if redis_url == FAKE_URL:
+            return Footing(folder / f"{name}.jsonl", None, kafka, events)
+        # A database of their own: the engine does not begin in one that holds something.
+        return Footing(None, RedisSettings(url=f"{redis_url}?db=1"), kafka, events)
+
+    users_url = configured.users.url
+    if not users_url:
+        service = user_service(footing("users"), _HOST, ports.users, topic=users.TOPIC, jwt_secret="")
+        users_url = await stack.enter_async_context(_opened(service, ports.users)) + "/api/users/{id}"
+        defaults["users"] = {"url": users_url}
+    if not configured.orders.url:
+        engine_url = f"http://{_HOST}:{configured.core.port}" if configured.core.enabled else ""
+        neighbours = Neighbours(users_url=users_url, engine_url=engine_url, token=service_token(configured))
+        service = order_service(
+            footing("orders"), _HOST, ports.orders,
+            topic=orders.TOPIC, payments_topic=configured.events.topic, neighbours=neighbours,
+        )  # fmt: skip
+        url = await stack.enter_async_context(_opened(service, ports.orders))
+        defaults["orders"] = {"url": url + "/api/orders/{id}"}
 
 
 async def _gateway(
@@ -180,6 +212,8 @@ def banner(settings: Settings, folder: Path) -> str:
     doors += f"\nGateway          {gateway}   docs {gateway}/docs" if settings.gateway.enabled else ""
     return f"""
 Payment engine   {base}   docs {base}/docs   metrics {base}/metrics{doors}
+Users            {settings.users.url.removesuffix("/{id}")}
+Orders           {orders}
 Events           {where}
 Data             {kept}
 
@@ -216,13 +250,19 @@ async def _seed_user(url: str) -> None:
             raise DemoFailed(f"the user simulator answered {response.status}")
 
 
+def _simulator(sim: HasApp, port: int) -> contextlib.AbstractAsyncContextManager[str]:
+    return _opened(serve(sim, port=port), port)
+
+
 @contextlib.asynccontextmanager
-async def _simulator(sim: HasApp, port: int) -> AsyncIterator[str]:
+async def _opened(serving: contextlib.AbstractAsyncContextManager[str], port: int) -> AsyncIterator[str]:
     try:
-        async with serve(sim, port=port) as url:
+        async with serving as url:
             yield url
     except OSError as error:
-        raise DemoFailed(f"cannot listen on 127.0.0.1:{port}: {error.strerror}") from None
+        raise DemoFailed(f"cannot listen on {_HOST}:{port}: {error.strerror}") from None
+    except (JournalDamaged, StoreUnavailable) as error:
+        raise DemoFailed(str(error)) from None
 
 
 class DemoFailed(Exception):

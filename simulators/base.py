@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Generic
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from simulators.faults import Faults
 from simulators.journal import Journal, R
@@ -47,10 +48,11 @@ class Simulator(ABC, Generic[R]):
     def app(self) -> web.Application:
         """A fresh application over this simulator's state; serve one at a time."""
         app = web.Application(
-            middlewares=[self._faults.middleware, errors_as_json(self._error_body)],
+            middlewares=[self._faults.middleware, *self._middlewares()],
             client_max_size=BODY_BYTES_MAX,
         )
-        app.add_routes([web.get("/health", self._health), *self._faults.routes(), *self._routes()])
+        own = [web.get("/health", self._health), *self._own_routes()]
+        app.add_routes([*own, *self._faults.routes(), *self._routes()])
         app.on_startup.append(self._start)
         app.on_shutdown.append(self._stop)
         app.on_cleanup.append(self._close)
@@ -63,6 +65,14 @@ class Simulator(ABC, Generic[R]):
     @abstractmethod
     def _restore(self, records: list[R]) -> None:
         """Forget everything, then become what the records say."""
+
+    def _middlewares(self) -> list[Middleware]:
+        """What stands around every handler, and within the faults."""
+        return [errors_as_json(self._error_body)]
+
+    def _own_routes(self) -> list[web.RouteDef]:
+        """What operators ask, beside `/health`."""
+        return []
 
     async def _start(self, _: web.Application) -> None:
         self._pauses.begin()

@@ -12,8 +12,8 @@
 | `wrong_json` | yes | 200 with a body that is not JSON |
 | `status` | no | the scripted status, with `code` and `message` in the simulator's own error body |
 
-The oldest fault that matches a request takes it, and takes it alone. Health, the judge's journal and the
-test hooks (`/_…`) are never broken. Faults live in memory: a restart clears them.
+The oldest fault that matches a request takes it, and takes it alone. Health, readiness,
+metrics, the judge's journal and the test hooks (`/_…`) are never broken. Faults live in memory: a restart clears them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aiohttp.typedefs import Handler
 from simulators.wire import ErrorBody, Pauses, Refusal, decode, reply, reset
 
 ACTIVE_FAULTS_MAX = 100
-NEVER_BROKEN = ("/_", "/health", "/journal")
+NEVER_BROKEN = ("/_", "/health", "/ready", "/metrics", "/journal")
 GARBAGE = b'{"id": "txn-\xff<html>'
 
 

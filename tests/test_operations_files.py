@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "GRAFANA_ADMIN_PASSWORD": "some-password",
 }
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}\n]+\}")
-SIMULATORS = ("users", "orders", "acquirer", "gateway")
+SIMULATORS = ("acquirer", "gateway")
 
 
 # compose.yaml
@@ -224,6 +224,30 @@ def test_the_simulators_of_compose_start_answer_and_stop(name: str, tmp_path: Pa
     assert (again.returncode, "in use by another process" in again.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["users", "orders"])
+def test_the_companions_of_compose_start_on_redis_without_waiting_for_kafka(
+    name: str, redis_server: RedisServer
+) -> None:
+    """Their commands as they stand, on a free port and with another Redis; the broker may come later."""
+    service = compose()["services"][name]
+    elsewhere = {"redis://redis:6379/1": redis_server.url.replace("/0", "/1"), "kafka:9092": "127.0.0.1:1"}
+    command = [elsewhere.get(part, part) for part in service["entrypoint"] + service["command"]]
+    assert command[command.index("--port") + 1] == service["environment"]["PAYMENTS__OPS__PORT"]
+    command[command.index("--host") + 1] = "127.0.0.1"
+    command[command.index("--port") + 1] = "0"
+    environment = {**os.environ, **service["environment"]}
+    with subprocess.Popen(
+        [sys.executable, *command[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith(f"{name} simulator at http://127.0.0.1:")
+        with urllib.request.urlopen(said.split()[-1] + "/ready", timeout=30) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
 def test_everybody_means_the_same_ports_and_versions() -> None:
     """The balancer, Prometheus and the image say where the engine listens; the broker is the one of the tests."""
     port = str(Settings().core.port)
@@ -315,7 +339,7 @@ def test_the_health_check_of_the_image_tells_the_living_from_the_dead(variable: 
 @contextlib.contextmanager
 def simulator(port: int) -> Iterator[None]:
     """Somebody who answers `GET /health`."""
-    asked = [sys.executable, "-m", "simulators", "users", "--port", str(port)]
+    asked = [sys.executable, "-m", "app", "simulate", "users", "--port", str(port)]
     with subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -22,9 +22,10 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.support import CARD_KEYS, FINGERPRINT_SECRET, ROOT, SECRET, free_port
+from tests.support import CARD_KEYS, FINGERPRINT_SECRET, ROOT, SECRET, USER, free_port
 
 USERS, ORDERS, ACQUIRER, GATEWAY = 3002, 3001, 3009, 3008
+ENGINE_TOPICS = ("payment-service-events", "payment-events")
 ADA = "550e8400-e29b-41d4-a716-446655440002"
 # Where there is no curl, what is pasted still has to work: the little of it that the banner uses.
 CURL = f"""#!{sys.executable}
@@ -159,10 +160,11 @@ class Demo:
         """GET with curl."""
         return self.paste(f"curl -s {self.base}{path} -H 'Authorization: Bearer {token}'")
 
-    def events(self) -> list[dict[str, Any]]:
-        """The file of events."""
+    def events(self, *topics: str) -> list[dict[str, Any]]:
+        """The file of events; those of the engine unless other topics are asked for."""
         path = self.data / "events.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [event for event in events if event["topic"] in (topics or ENGINE_TOPICS)]
 
 
 def _curl_folder(parent: Path) -> Path:
@@ -197,6 +199,8 @@ def test_a_new_user_pastes_the_banner_and_finds_everything_again_after_ctrl_c(tm
             assert event["event_type"] == "payment_completed"
             assert event["data"]["transaction_id"] == payment["transactionId"]
             ada = a_payment_of_her_own(demo)
+            confirmed = eventually_order(demo, ada["orderId"], status="confirmed")
+            assert confirmed["paymentId"] == ada["id"]
         wait_until_free()
         with demo.running() as (_, order_line, pay_line):
             assert demo.get(f"/api/payments/{payment['id']}", token) == payment
@@ -208,9 +212,39 @@ def test_a_new_user_pastes_the_banner_and_finds_everything_again_after_ctrl_c(tm
             [second] = eventually_published(demo, another["id"])
             assert second["payment_id"] == another["id"]
             of_an_order(demo, token)
-    *core, recorded = demo.events()
+            a_cancelled_order_is_refunded(demo, ada)
+            assert demo.get(f"/api/payments/{ada['id']}", token)["status"] == "refunded"
+    *core, recorded, refunded = demo.events()
     assert [event["key"] for event in core] == [payment["id"], ada["id"], another["id"]]
+    assert (refunded["key"], refunded["value"]["event_type"]) == (ada["id"], "payment_refunded")
+    told = [event["value"]["event_type"] for event in demo.events("order-events") if event["key"] == ada["orderId"]]
+    assert told == ["order_created", "order_confirmed", "order_cancelled"]
+    assert [event["key"] for event in demo.events("user-events")] == [USER, ADA]
     assert (recorded["topic"], recorded["value"]["eventType"]) == ("payment-events", "payment.created")
+
+
+def eventually_order(demo: Demo, order_id: str, **wanted: Any) -> Any:
+    """An order, as soon as its fields are these."""
+    ends_at = time.monotonic() + 60
+    while True:
+        order = demo.paste(f"curl -s http://127.0.0.1:{ORDERS}/api/orders/{order_id}")
+        if all(order.get(name) == value for name, value in wanted.items()):
+            return order
+        assert time.monotonic() < ends_at, order
+        time.sleep(0.05)
+
+
+def a_cancelled_order_is_refunded(demo: Demo, payment: dict[str, Any]) -> None:
+    """Cancelled after a restart, the order is known, and its money goes back."""
+    order_id = payment["orderId"]
+    cancelled = demo.post(f"http://127.0.0.1:{ORDERS}/api/orders/{order_id}/cancel", {})
+    assert cancelled.keys() == {"id", "status", "cancelledAt"}
+    assert (cancelled["id"], cancelled["status"]) == (order_id, "cancelled")
+    ends_at = time.monotonic() + 60
+    while not (found := [each for each in demo.events() if each["value"].get("event_type") == "payment_refunded"]):
+        assert time.monotonic() < ends_at, "it was not refunded"
+        time.sleep(0.05)
+    assert found[0]["value"]["payment_id"] == payment["id"]
 
 
 def of_an_order(demo: Demo, token: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from simulators.server import serve
 from simulators.users import UserServiceSim
 from tests.simulators.helpers import a_user, call
+from tests.support import SECRET, token
 
 MOMENT = datetime(2023, 1, 1, tzinfo=UTC)
 
@@ -124,3 +126,167 @@ async def test_the_password_is_neither_answered_nor_kept(http: aiohttp.ClientSes
     assert "password" not in created.body and "password" not in found.body
     assert b"user@example.com" in path.read_bytes()
     assert b"correct-horse" not in path.read_bytes()
+
+
+async def a_known_user(http: aiohttp.ClientSession, base: str) -> str:
+    """The id of a user that was made."""
+    user_id: str = (await call(http, "POST", f"{base}/api/users", a_user())).body["id"]
+    return user_id
+
+
+async def its_token(http: aiohttp.ClientSession, base: str, user_id: str) -> str:
+    """What a real service would mail."""
+    answer = await call(http, "GET", f"{base}/_users/{user_id}/verification-token")
+    token: str = answer.body["verification_token"]
+    return token
+
+
+async def test_a_user_is_changed_as_in_the_contract(http: aiohttp.ClientSession, base: str) -> None:
+    user = f"{base}/api/users/{await a_known_user(http, base)}"
+    before = (await call(http, "GET", user)).body
+    change = {"first_name": "Jane", "last_name": "Smith", "phone": "+1234567891"}
+    answer = await call(http, "PUT", user, change)
+    assert (answer.status, answer.body) == (200, {**before, **change})
+    assert (await call(http, "GET", user)).body == answer.body
+
+
+async def test_what_a_change_leaves_out_stays_and_a_profile_can_be_told(http: aiohttp.ClientSession, base: str) -> None:
+    user = f"{base}/api/users/{await a_known_user(http, base)}"
+    profile = {"bio": "Software developer", "country": "USA", "city": "San Francisco"}
+    assert (await call(http, "PUT", user, {"profile": profile})).body["profile"] == profile
+    changed = await call(http, "PUT", user, {"phone": "+4912345", "email": "other@example.com", "is_verified": True})
+    assert (changed.body["phone"], changed.body["first_name"], changed.body["profile"]) == ("+4912345", "John", profile)
+    assert (changed.body["email"], changed.body["is_verified"]) == ("user@example.com", False)
+
+
+@pytest.mark.parametrize(
+    "change", [{"first_name": ""}, {"phone": None}, {"last_name": 7}, {"profile": "me"}, {"profile": {"bio": 7}}, []]
+)
+async def test_a_wrong_change_is_422_and_changes_nothing(http: aiohttp.ClientSession, base: str, change: Any) -> None:
+    user = f"{base}/api/users/{await a_known_user(http, base)}"
+    before = (await call(http, "GET", user)).body
+    answer = await call(http, "PUT", user, change)
+    assert (answer.status, answer.body["error"]["code"]) == (422, "INVALID_REQUEST")
+    assert (await call(http, "GET", user)).body == before
+
+
+async def test_a_user_is_verified_with_its_token_and_again_to_no_effect(http: aiohttp.ClientSession, base: str) -> None:
+    user_id = await a_known_user(http, base)
+    body = {"verification_token": await its_token(http, base, user_id)}
+    for _ in range(2):
+        answer = await call(http, "POST", f"{base}/api/users/{user_id}/verify", body)
+        assert (answer.status, answer.body["is_verified"]) == (200, True)
+    assert len((await call(http, "GET", f"{base}/api/users/{user_id}/events")).body["events"]) == 2
+
+
+@pytest.mark.parametrize("token", ["abc123", "\u00fc", "x" * 255])
+async def test_a_wrong_verification_token_is_400(http: aiohttp.ClientSession, base: str, token: str) -> None:
+    user_id = await a_known_user(http, base)
+    answer = await call(http, "POST", f"{base}/api/users/{user_id}/verify", {"verification_token": token})
+    assert (answer.status, answer.body["error"]["code"]) == (400, "USER_003")
+    assert (await call(http, "GET", f"{base}/api/users/{user_id}")).body["is_verified"] is False
+
+
+async def test_another_users_token_does_not_verify(http: aiohttp.ClientSession, base: str) -> None:
+    user_id = await a_known_user(http, base)
+    other = (await call(http, "POST", f"{base}/api/users", a_user(email="o@example.com", username="o"))).body["id"]
+    body = {"verification_token": await its_token(http, base, other)}
+    assert (await call(http, "POST", f"{base}/api/users/{user_id}/verify", body)).status == 400
+
+
+async def test_a_users_events_are_listed_as_in_the_contract(http: aiohttp.ClientSession, base: str) -> None:
+    user_id = await a_known_user(http, base)
+    body = {"verification_token": await its_token(http, base, user_id)}
+    await call(http, "POST", f"{base}/api/users/{user_id}/verify", body)
+    answer = await call(http, "GET", f"{base}/api/users/{user_id}/events")
+    now = "2023-01-01T00:00:00.000Z"
+    created = {"email": "user@example.com", "username": "username", "created_at": now}
+    assert answer.status == 200
+    assert answer.body == {
+        "events": [
+            {"id": f"{user_id}-1", "event_type": "user_created", "data": created, "created_at": now},
+            {"id": f"{user_id}-2", "event_type": "user_verified", "data": {"verified_at": now}, "created_at": now},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/events", None),
+        ("PUT", "", {"first_name": "Jane"}),
+        ("POST", "/verify", {"verification_token": "abc123"}),
+    ],
+)
+async def test_whatever_is_asked_about_an_unknown_user_is_404(
+    http: aiohttp.ClientSession, base: str, method: str, path: str, body: Any
+) -> None:
+    answer = await call(http, method, f"{base}/api/users/nobody{path}", body)
+    assert (answer.status, answer.body["error"]["code"]) == (404, "USER_004")
+
+
+async def test_the_verification_token_is_in_no_answer_and_no_event(http: aiohttp.ClientSession, base: str) -> None:
+    user_id = await a_known_user(http, base)
+    token = await its_token(http, base, user_id)
+    body = {"verification_token": token}
+    asked = [("POST", "/verify", body), ("GET", "", None), ("GET", "/events", None), ("PUT", "", {"phone": "1"})]
+    for method, path, sent in asked:
+        answer = await call(http, method, f"{base}/api/users/{user_id}{path}", sent)
+        assert answer.status == 200
+        assert token not in str(answer.body)
+
+
+async def test_users_of_an_older_journal_are_read_and_can_be_verified(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "users.jsonl"
+    old = {
+        "id": "user-1", "email": "old@example.com", "username": "old", "first_name": "O", "last_name": "L",
+        "phone": "1", "is_active": True, "is_verified": False, "created_at": "2023-01-01T00:00:00.000Z",
+    }  # fmt: skip
+    path.write_text(json.dumps(old) + "\n")
+    async with serve(UserServiceSim(path)) as base:
+        found = (await call(http, "GET", f"{base}/api/users/user-1")).body
+        assert {name: found[name] for name in old} == old
+        body = {"verification_token": await its_token(http, base, "user-1")}
+        assert (await call(http, "POST", f"{base}/api/users/user-1/verify", body)).status == 200
+    async with serve(UserServiceSim(path)) as base:
+        assert (await call(http, "GET", f"{base}/api/users/user-1")).body["is_verified"] is True
+
+
+@pytest.fixture
+async def guarded() -> AsyncIterator[str]:
+    """A user service that asks for tokens."""
+    async with serve(UserServiceSim(None, jwt_secret=SECRET)) as url:
+        await create_one(url)
+        yield url
+
+
+async def create_one(base: str) -> None:
+    """Anybody may become a user."""
+    async with aiohttp.ClientSession() as session:
+        assert (await call(session, "POST", f"{base}/api/users", a_user(id="user-1"))).status == 201
+
+
+@pytest.mark.parametrize(
+    ("bearer", "status"),
+    [
+        ("", 401),
+        ("Bearer nonsense", 401),
+        (f"Basic {token('user-1')}", 401),
+        (f"Bearer {token('user-1', secret='another-secret-another-secret-another')}", 401),
+        (f"Bearer {token('user-1', hours=-1)}", 401),
+        (f"Bearer {token('user-2')}", 403),
+        (f"Bearer {token('user-1')}", 200),
+        (f"Bearer {token('shop', role='service')}", 200),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "/events"])
+async def test_with_a_secret_a_user_is_shown_to_itself_and_to_services(
+    http: aiohttp.ClientSession, guarded: str, path: str, bearer: str, status: int
+) -> None:
+    headers = {"Authorization": bearer} if bearer else {}
+    answer = await call(http, "GET", f"{guarded}/api/users/user-1{path}", headers=headers)
+    assert answer.status == status
+    if status != 200:
+        assert answer.body["error"]["code"] == {401: "UNAUTHORIZED", 403: "FORBIDDEN"}[status]
