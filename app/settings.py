@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from app.mpesa_settings import MpesaSettings
+from app.notify_settings import NotifySettings
 from app.surface_settings import (
     CoreSettings,
     GatewaySettings,
@@ -30,6 +31,8 @@ from resilience.limit_settings import LimitsSettings
 
 ROLES: Final = ("http", "worker", "relay", "reconcile")
 Role = Literal["http", "worker", "relay", "reconcile"]
+NOTIFY: Final = "notify"
+"""The role of a process that tells people of events; `serve` does not have it."""
 
 _PREFIX: Final = "PAYMENTS__"
 _STRIPE_URL: Final = "https://api.stripe.com"
@@ -210,6 +213,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Further acquirers by name: `[fallbacks.NAME]`."""
     worker: WorkerSettings = WorkerSettings()
     audit: AuditSettings = AuditSettings()
+    notify: NotifySettings = NotifySettings()
 
     def __post_init__(self) -> None:
         # A request that may still leave after its lease would be asked about too early.

@@ -42,3 +42,8 @@ def accept(request_id: str | None, traceparent: str | None) -> RequestContext:
     if traceparent is None or not _TRACEPARENT.match(traceparent):
         traceparent = f"00-{fresh[16:48]}-{fresh[48:]}-01"
     return set_current(request_id, traceparent)
+
+
+def trace_id_of(traceparent: str) -> str:
+    """The trace's id; empty when the text is no `traceparent`."""
+    return traceparent[3:35] if _TRACEPARENT.match(traceparent) else ""

@@ -211,6 +211,25 @@ class Instruments:
             ["listener", "outcome"],
             registry=registry,
         )
+        self.notifications = Counter(
+            "notifications_total",
+            "Events by type, channel and outcome. record: written, repeated, no_user, ignored (an unknown type). log: "
+            "told. mail: waiting, then sent, refused, no_address or expired; failed is a try that will be repeated.",
+            ["type", "channel", "outcome"],
+            registry=registry,
+        )
+        self.notifications_parked = Counter(
+            "notifications_parked_total",
+            "Events put aside because nobody can understand them: not_json, no_id, no_type, malformed, broke.",
+            ["reason"],
+            registry=registry,
+        )
+        self.notifications_lag = Gauge(
+            "notifications_lag_seconds",
+            "Age of the oldest event that the notification worker has in hand; 0 when it has none.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.jobs_claimed = Counter(
             "jobs_claimed_total",
             "Jobs taken over from a worker that stopped answering.",

@@ -151,6 +151,10 @@ class ShardKeys:
         """String: the id of the account that has the e-mail address of this keyed digest."""
         return self._email + digest
 
+    def notification(self, event_id: str) -> str:
+        """Hash with a time to live: `n`, the notification of this event as JSON; beside it each channel's state."""
+        return f"{self.tag}:notification:{event_id}"
+
 
 class Keys:
     """The keys of a dataset of `shards` shards."""
