@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
+from app.mailing import mail
 from app.settings import NOTIFY, ConfigError, Settings
 from app.surface_settings import OpsSettings
 from app.topic_audit import topic_names
@@ -21,6 +23,7 @@ from clients.event_tail import EventFileListener
 from clients.kafka import KafkaPublisher
 from clients.kafka_consumer import KafkaListener
 from clients.notification_log import NotificationLog
+from engine.errors import Overloaded, StoreUnavailable
 from engine.ids import now_ms
 from engine.notifying import Sink
 from engine.store.notifications import RedisNotifications
@@ -31,6 +34,13 @@ _SAMPLE_EVERY_S: Final = 2.0
 _DAY_S: Final = 86_400
 
 
+class Runs(Protocol):
+    """Works until it is stopped, as a task."""
+
+    async def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
 class Notifier:
     """Listens and tells, from `start` to `stop`. What fails in it fails the process."""
 
@@ -39,32 +49,43 @@ class Notifier:
         self._instruments = parts.instruments
         self._dead = _dead_letters(parts.settings)
         store = RedisNotifications(parts.batcher, parts.keys, kept_s=round(settings.keep_days * _DAY_S))
-        channels: list[Channel] = []
-        if "log" in settings.channels:
-            channels.append(NotificationLog(_write, now_ms))
+        self._mail = mail(parts, store) if "mail" in settings.channels else None
+        channels: list[Channel] = [NotificationLog(_write, now_ms)] if "log" in settings.channels else []
+        if self._mail:
+            channels.append(self._mail.channel)
         sinks: list[Sink] = []
         self._handler = NotifyListener(
             store, parts.payments, channels, sinks, DeadLetters(self._dead), parts.instruments, now_ms
         )
         self._listener = _listener(parts.settings, self._handler)
+        self._senders: list[Runs] = [self._mail.sender] if self._mail else []
+        self._running: list[asyncio.Task[None]] = []
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin, as tasks of this group."""
-        self._listening = tasks.create_task(self._listener.run())
+        self._running = [tasks.create_task(each.run()) for each in (self._listener, *self._senders)]
         self._sampling = tasks.create_task(self._sample())
 
     async def stop(self, *, within_s: float) -> None:
         """Finish what is in hand. What is not finished in time comes again to whoever starts next."""
-        self._listener.stop()
-        await asyncio.wait([self._listening], timeout=within_s)
-        for task in (self._listening, self._sampling):
+        for each in (self._listener, *self._senders):
+            each.stop()
+        await asyncio.wait(self._running, timeout=within_s)
+        for task in (*self._running, self._sampling):
             task.cancel()
-        await asyncio.wait([self._listening, self._sampling])
+        await asyncio.wait([*self._running, self._sampling])
         await self._dead.close()
 
     async def _sample(self) -> None:
         while True:
             self._instruments.notifications_lag.set(self._handler.lag_s())
+            if self._mail:
+                # Depths stay as they were while the store does not answer.
+                with contextlib.suppress(StoreUnavailable, Overloaded):
+                    depth = await self._mail.mails.depth()
+                    self._instruments.mails_waiting.set(depth.waiting)
+                    age_s = max(0.0, (now_ms() - depth.oldest_ms) / 1000) if depth.waiting else 0.0
+                    self._instruments.mails_oldest.set(age_s)
             await asyncio.sleep(_SAMPLE_EVERY_S)
 
 

@@ -60,6 +60,8 @@ _NAMES_TAKEN: Final = frozenset(
         "gateway_users",
         "gateway_orders",
         "signing_keys",
+        "user_addresses",
+        "smtp",
     }
 )
 _PORT_ENV: Final = "PAYMENT_SERVICE_PORT"

@@ -26,11 +26,15 @@ class NotificationLog:
         self._write = write
         self._clock = clock
 
-    async def take(self, notifications: Sequence[Notification]) -> str:
+    def wants(self, _: str) -> bool:
+        """Every type."""
+        return True
+
+    async def take(self, notifications: Sequence[Notification]) -> list[str]:
         """Write them. `write` returns when the lines have left the process; what it raises is raised."""
         now = rfc3339(self._clock())
         self._write("".join(_line(now, each) for each in notifications))
-        return _TOLD
+        return [_TOLD] * len(notifications)
 
 
 def _line(now: str, notification: Notification) -> str:

@@ -51,18 +51,19 @@ class Notifications(Protocol):
     """Keeps notifications, each once."""
 
     async def take(self, notifications: Sequence[Notification]) -> Sequence[Taken]: ...
-    async def note_first(self, event_ids: Sequence[str], channel: str, state: str) -> None: ...
+    async def note_first(self, channel: str, states: Mapping[str, str]) -> None: ...
 
 
 class Channel(Protocol):
     """A way to tell people. `take` returns when the telling is done, or will be done whatever happens.
 
-    What was taken may come again after a crash. It returns the state to be noted: what became of them.
+    What was taken may come again after a crash. It returns the states to be noted: what became of each.
     """
 
     @property
     def name(self) -> str: ...
-    async def take(self, notifications: Sequence[Notification]) -> str: ...
+    def wants(self, event_type: str) -> bool: ...
+    async def take(self, notifications: Sequence[Notification]) -> Sequence[str]: ...
 
 
 class Event(NamedTuple):
@@ -206,21 +207,27 @@ class NotifyListener:
     async def _tell(self, events: Sequence[Event]) -> None:
         notices = await self._with_users(events)
         found = [
-            _notification(notice, event.told, tuple(self._channels))
+            _notification(notice, event.told, self._channels_for(notice.type))
             for notice, event in zip(notices, events, strict=True)
             if notice.user_id
         ]
         taken = await self._notifications.take(found)
         for name, channel in self._channels.items():
             if waiting := _once(each.notification for each in taken if name in each.left):
-                state = await channel.take(waiting)
-                await self._notifications.note_first([each.id for each in waiting], name, state)
-                self._count(name, state, waiting)
+                states = await channel.take(waiting)
+                await self._notifications.note_first(
+                    name, {each.id: state for each, state in zip(waiting, states, strict=True)}
+                )
+                for each, state in zip(waiting, states, strict=True):
+                    self._count(name, state, [each])
         for sink in self._sinks:
             await sink.take(notices)
         self._count(_RECORD, "written", [each.notification for each in taken if each.new])
         self._count(_RECORD, "repeated", [each.notification for each in taken if not each.new])
         self._count(_RECORD, "no_user", [notice for notice in notices if not notice.user_id])
+
+    def _channels_for(self, event_type: str) -> tuple[str, ...]:
+        return tuple(name for name, channel in self._channels.items() if channel.wants(event_type))
 
     async def _with_users(self, events: Sequence[Event]) -> list[Notice]:
         """The notices, with the user of its payment where the contract's body names none."""

@@ -214,7 +214,8 @@ class Instruments:
         self.notifications = Counter(
             "notifications_total",
             "Events by type, channel and outcome. record: written, repeated, no_user, ignored (an unknown type). log: "
-            "told. mail: waiting, then sent, refused, no_address or expired; failed is a try that will be repeated.",
+            "told. mail: waiting (or full: too many wait for this user), then sent, refused, no_address or expired; "
+            "failed is a try that will be repeated.",
             ["type", "channel", "outcome"],
             registry=registry,
         )
@@ -228,6 +229,18 @@ class Instruments:
             "notifications_lag_seconds",
             "Age of the oldest event that the notification worker has in hand; 0 when it has none.",
             multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.mails_waiting = Gauge(
+            "notification_mails_waiting",
+            "Mails that were not sent yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.mails_oldest = Gauge(
+            "notification_mails_oldest_seconds",
+            "Age of the oldest mail that was not sent yet.",
+            multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.jobs_claimed = Counter(

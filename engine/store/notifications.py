@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -47,9 +47,17 @@ class RedisNotifications:
         """Write those that are new. Raises `StoreUnavailable`, `Overloaded`: then take all of them in once more."""
         return await asyncio.gather(*map(self._take, notifications))
 
-    async def note_first(self, event_ids: Sequence[str], channel: str, state: str) -> None:
-        """Note the first state of a channel, for all of these; one that is noted stays. Raises as `take` does."""
-        await asyncio.gather(*(self._read("HSETNX", self._key(each), channel, state) for each in event_ids))
+    async def note_first(self, channel: str, states: Mapping[str, str]) -> None:
+        """Note the first state of a channel, by event's id; one that is noted stays. Raises as `take` does."""
+        await asyncio.gather(*(self._read("HSETNX", self._key(each), channel, state) for each, state in states.items()))
+
+    async def note(self, event_id: str, channel: str, state: str) -> None:
+        """Note the state of a channel. Raises as `take` does."""
+        step = Step()
+        step.do("HSET", self._key(event_id), channel, state)
+        # Its time may have just come: nothing without an end.
+        step.do("EXPIRE", self._key(event_id), self._kept_s)
+        await self._run(step)
 
     async def get(self, event_id: str) -> tuple[Notification, dict[str, str]] | None:
         """A notification with the states of its channels; None when there is none any more."""

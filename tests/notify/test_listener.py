@@ -121,9 +121,7 @@ async def test_what_nobody_understands_is_put_aside_and_stops_nobody(
 
 async def test_a_dead_letter_has_no_card_number_and_bounded_headers(dataset: Dataset, tmp_path: Path) -> None:
     worker = Worker(dataset, tmp_path)
-    poison = message(
-        "4242424242424242", b"card 4242 4242 4242 4242", note="4242424242424242", long="x" * 20_000
-    )
+    poison = message("4242424242424242", b"card 4242 4242 4242 4242", note="4242424242424242", long="x" * 20_000)
     await worker.hears(poison)
     [letter] = worker.letters()
     assert "4242424242424242" not in str(letter)
@@ -181,9 +179,12 @@ async def test_the_age_of_what_is_in_hand_is_told(dataset: Dataset, tmp_path: Pa
     class Looking:
         name = "log"
 
-        async def take(self, notifications: Sequence[Notification]) -> str:
+        def wants(self, _: str) -> bool:
+            return True
+
+        async def take(self, notifications: Sequence[Notification]) -> list[str]:
             seen.append(worker.listener.lag_s())
-            return "told"
+            return ["told"] * len(notifications)
 
     worker = Worker(dataset, tmp_path, channels=[Looking()])
     await worker.hears(message("pay-1-1"))
