@@ -14,7 +14,7 @@ from engine.ids import now_ms
 from engine.messages import Message
 from engine.notifying import Notice, Sink
 from engine.store.notifications import RedisNotifications
-from handlers.dead_letters import DeadLetters
+from handlers.dead_letters import DeadLetters, Publisher
 from handlers.notify_listener import Channel, NotifyListener
 from tests.store.datasets import Dataset
 
@@ -90,13 +90,19 @@ class Worker:
     """A worker's listener on a dataset, with the channel `log` and what else is given."""
 
     def __init__(
-        self, dataset: Dataset, folder: Path, *, channels: Sequence[Channel] | None = None, sinks: Sequence[Sink] = ()
+        self,
+        dataset: Dataset,
+        folder: Path,
+        *,
+        channels: Sequence[Channel] | None = None,
+        sinks: Sequence[Sink] = (),
+        publisher: Publisher | None = None,
     ) -> None:
         self.said = Lines()
         self.store = RedisNotifications(dataset.batcher, dataset.keys, kept_s=WEEK_S)
         self.dead = folder / "events.dead.jsonl"
         channels = [NotificationLog(self.said.write, now_ms)] if channels is None else channels
-        dead = DeadLetters(DeadLetterFile(self.dead))
+        dead = DeadLetters(publisher or DeadLetterFile(self.dead))
         parts = (self.store, dataset.payments(), channels, sinks, dead, dataset.instruments, now_ms)
         self.listener = NotifyListener(*parts)
 
