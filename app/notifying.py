@@ -17,6 +17,7 @@ from app.mailing import mail
 from app.settings import NOTIFY, ConfigError, Settings
 from app.surface_settings import OpsSettings
 from app.topic_audit import topic_names
+from app.webhooks import WebhookParts, webhooks
 from app.wiring import Parts
 from clients.event_file import DeadLetterFile
 from clients.event_tail import EventFileListener
@@ -53,12 +54,13 @@ class Notifier:
         channels: list[Channel] = [NotificationLog(_write, now_ms)] if "log" in settings.channels else []
         if self._mail:
             channels.append(self._mail.channel)
-        sinks: list[Sink] = []
+        hooks = _webhooks(parts) if parts.settings.webhooks.enabled else None
+        sinks: list[Sink] = [hooks.sink] if hooks else []
         self._handler = NotifyListener(
             store, parts.payments, channels, sinks, DeadLetters(self._dead), parts.instruments, now_ms
         )
         self._listener = _listener(parts.settings, self._handler)
-        self._senders: list[Runs] = [self._mail.sender] if self._mail else []
+        self._senders: list[Runs] = [each.sender for each in (self._mail, hooks) if each]
         self._running: list[asyncio.Task[None]] = []
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -100,9 +102,11 @@ def settings_of(settings: Settings) -> Settings:
         wrong.append(
             "users.url (PAYMENTS__USERS__URL) is not set: a template with {id}; it knows who has which address"
         )
+    if settings.webhooks.enabled and not settings.cards.keys:
+        wrong.append("cards.keys (PAYMENTS__CARDS__KEYS) is not set: the secrets of webhooks are sealed with them")
     if wrong:
         raise ConfigError("cannot notify:\n  " + "\n  ".join(wrong))
-    # It opens no card, so it need not be trusted with the keys; what is never used opens nothing.
+    # It opens no card, so without webhooks it need not be trusted with the keys; what is never used opens nothing.
     nothing = base64.b64encode(os.urandom(32)).decode()
     cards = msgspec.structs.replace(
         settings.cards,
@@ -115,6 +119,10 @@ def settings_of(settings: Settings) -> Settings:
 def notifier(parts: Parts, roles: Sequence[str]) -> Notifier | None:
     """The worker of a process with its role."""
     return Notifier(parts) if NOTIFY in roles else None
+
+
+def _webhooks(parts: Parts) -> WebhookParts:
+    return webhooks(parts.settings, parts.batcher, parts.keys, parts.instruments)
 
 
 def _listener(settings: Settings, handler: NotifyListener) -> KafkaListener | EventFileListener:

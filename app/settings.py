@@ -21,6 +21,7 @@ from app.surface_settings import (
     check_networks,
     within,
 )
+from app.webhook_settings import WebhooksSettings
 from clients.kafka import KafkaSettings
 from engine.sealing import CardsSettings
 from engine.store.connect import RedisSettings
@@ -216,6 +217,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker: WorkerSettings = WorkerSettings()
     audit: AuditSettings = AuditSettings()
     notify: NotifySettings = NotifySettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
 
     def __post_init__(self) -> None:
         # A request that may still leave after its lease would be asked about too early.

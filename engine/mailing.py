@@ -178,6 +178,10 @@ class MailSender:
             except (StoreUnavailable, Overloaded) as error:
                 log.warning("mail waits", reason=str(error))
                 await self._pause(_TROUBLE_S)
+            except Exception:
+                # One mail that nobody expected must not end the sending of all others.
+                log.exception("mail broke")
+                await self._pause(_TROUBLE_S)
 
     async def _next(self) -> WaitingMail | None:
         """A mail that is due. None: nothing was for a while. Who asks, asks for all."""

@@ -243,6 +243,37 @@ class Instruments:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self.webhook_deliveries = Counter(
+            "webhook_deliveries_total",
+            "Tries at telling webhook endpoints (delivered, failed, ended: failed for the last time), and messages "
+            "that had no room (full), lost their endpoint (dropped) or could not be read (unreadable).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.webhook_duration = Histogram(
+            "webhook_delivery_seconds",
+            "Seconds of one try at telling a webhook endpoint.",
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self.webhook_disabled = Counter(
+            "webhook_endpoints_disabled_total",
+            "Webhook endpoints disabled because they were failing for long, or said that they are gone.",
+            ["reason"],
+            registry=registry,
+        )
+        self.webhooks_waiting = Gauge(
+            "webhook_deliveries_waiting",
+            "Webhook messages that are not delivered yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.webhooks_oldest = Gauge(
+            "webhook_deliveries_oldest_seconds",
+            "Age of the oldest of them.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self.jobs_claimed = Counter(
             "jobs_claimed_total",
             "Jobs taken over from a worker that stopped answering.",

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from redis.exceptions import NoScriptError
 
+from engine.delivering import Added, Delivery, Leased, Listed
 from engine.errors import StoreUnavailable
 from engine.ids import shard_of
 from engine.store.batch import Batcher
@@ -37,45 +37,6 @@ from engine.store.step import Argument
 _ADDED_AT_ONCE: Final = 100
 _TRIES_MAX: Final = 3
 _PAUSE_S: Final = 0.05
-
-
-class Delivery(NamedTuple):
-    """Something to deliver. `id` names it within its lane, for as long as the lane remembers it."""
-
-    id: str
-    lane: str
-    """No `|` in it."""
-    line: str
-    item: bytes
-    """Not empty."""
-    due_ms: int
-
-
-class Leased(NamedTuple):
-    """A delivery that is ours to try until `till_ms`."""
-
-    lane: str
-    line: str
-    id: str
-    item: bytes
-    till_ms: int
-
-
-class Added(IntEnum):
-    """What became of a delivery that was given to `add`."""
-
-    FULL = -1
-    KNOWN = 0
-    ADDED = 1
-
-
-class Listed(NamedTuple):
-    """A delivery in its lane's list. `number` grows; `waits` says whether it has not ended."""
-
-    number: int
-    id: str
-    item: bytes
-    waits: bool
 
 
 class Deliveries:

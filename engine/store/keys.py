@@ -38,6 +38,7 @@ class ShardKeys:
         self.unknown = f"{self.tag}:unknown"
         self.balances = f"{self.tag}:balances"
         self.items = f"{self.tag}:items"
+        self.hooks_of_all = f"{self.tag}:hooks-of-all"
         self._payment = f"{self.tag}:payment:"
         self._card = f"{self.tag}:card:"
         self._cvv = f"{self.tag}:cvv:"
@@ -138,6 +139,14 @@ class ShardKeys:
     def void(self, payment_id: str) -> str:
         """String with a time to live: a payment of this id must not be made any more."""
         return self._void + payment_id
+
+    def hook(self, endpoint_id: str) -> str:
+        """String: a webhook endpoint's record as JSON."""
+        return f"{self.tag}:hook:{endpoint_id}"
+
+    def hooks(self, owner: str) -> str:
+        """String: the ids of the owner's webhook endpoints, as JSON."""
+        return f"{self.tag}:hooks:{owner}"
 
     def lease(self, role: str) -> str:
         """String with a time to live: the process that does `role` for this shard."""

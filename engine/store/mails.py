@@ -8,9 +8,10 @@ from typing import Final
 
 import msgspec
 
+from engine.delivering import Added, Delivery, Leased
 from engine.mailing import WaitingMail
 from engine.store.batch import Batcher
-from engine.store.deliveries import Added, Deliveries, Delivery, Leased
+from engine.store.deliveries import Deliveries
 from engine.store.depths import Depth
 from engine.store.keys import Keys
 

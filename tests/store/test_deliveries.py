@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.store.deliveries import Added, Deliveries, Delivery, Leased
+from engine.delivering import Added, Delivery, Leased
+from engine.store.deliveries import Deliveries
 from tests.store.datasets import BOTH_PROTOCOLS, Dataset, only
 from tests.store.making import NOW
 
