@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from datetime import datetime
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
@@ -20,6 +21,8 @@ from resilience.errors import CounterpartyError, NoAnswer, Unreachable
 from resilience.guard import Guard
 
 _QUIT_S: Final = 1.0
+_POLICY: Final = SMTP_POLICY.clone(cte_type="7bit")
+"""Not every server takes eight bits (RFC 6152)."""
 Tls = Literal["starttls", "tls", "none"]
 
 
@@ -55,7 +58,7 @@ class SmtpServer:
         """Send it. What may be wrong is in the answer; nothing is raised for it."""
         try:
             message = message_of(letter, self._at.sender)
-        except ValueError:
+        except (ValueError, IndexError, MessageError):
             return Refused("bad_address")
 
         async def try_once() -> Sent | Refused | Failed:
@@ -92,7 +95,7 @@ class SmtpServer:
 
     async def _told(self, client: SMTP, message: EmailMessage, to: str) -> Sent | Refused | Failed:
         try:
-            await client.sendmail(self._at.sender, [to], message.as_bytes(policy=SMTP_POLICY))
+            await client.sendmail(self._at.sender, [to], message.as_bytes())
         except SMTPRecipientsRefused as error:
             return _answer(error.recipients[0].code)
         except aiosmtplib.SMTPServerDisconnected:
@@ -122,8 +125,8 @@ class SmtpServer:
 
 
 def message_of(letter: Letter, sender: str) -> EmailMessage:
-    """The mail as it goes out, the same each time. Raises `ValueError` for what is no address."""
-    message = EmailMessage()
+    """The mail as it goes out, the same each time. Raises `ValueError` and others for what is no address."""
+    message = EmailMessage(_POLICY)
     message["From"] = sender
     # Parsed, so that an address cannot be two, or a header of its own.
     message["To"] = Address(addr_spec=letter.to)

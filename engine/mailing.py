@@ -7,6 +7,7 @@ notification's id.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import random
 from collections import deque
@@ -92,6 +93,7 @@ class Mails(Protocol):
     async def due(self, now_ms: int, limit: int) -> list[WaitingMail]: ...
     async def done(self, mail: WaitingMail, *, now_ms: int) -> None: ...
     async def again(self, mail: WaitingMail, *, due_ms: int) -> None: ...
+    async def give_back(self, mail: WaitingMail, *, now_ms: int) -> None: ...
 
 
 class Kept(Protocol):
@@ -168,6 +170,10 @@ class MailSender:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._mailing.concurrency):
                 tasks.create_task(self._work())
+        # Nobody has begun with these: whoever starts next need not wait for the end of their lease.
+        with contextlib.suppress(StoreUnavailable, Overloaded):
+            for mail in self._found:
+                await self._mails.give_back(mail, now_ms=self._clock())
 
     async def _work(self) -> None:
         while not self._stopping.is_set():

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 import structlog
 
+from engine.cards import without_numbers
 from engine.context import trace_id_of
 from engine.errors import Overloaded, StoreUnavailable
 from engine.ids import Clock, PaymentId, from_rfc3339, rfc3339
@@ -259,4 +260,5 @@ def _notification(notice: Notice, told: Told, channels: tuple[str, ...]) -> Noti
 
 
 def _shown(text: str) -> str:
-    return "".join(letter for letter in text if letter.isprintable())
+    printable = "".join(letter for letter in text if letter.isprintable())
+    return without_numbers(printable.encode()).decode()

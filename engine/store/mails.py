@@ -70,6 +70,10 @@ class RedisMails:
         item = _encode(_Item(mail.notification_id, mail.user_id, mail.tries))
         await self._deliveries.again(_leased(mail), item, due_ms=due_ms)
 
+    async def give_back(self, mail: WaitingMail, *, now_ms: int) -> None:
+        """It was not tried: it is due as it was."""
+        await self._deliveries.rest(_leased(mail), now_ms=now_ms, until_ms=now_ms)
+
     async def depth(self) -> Depth:
         """How many wait, and when the oldest came."""
         return await self._deliveries.depth()

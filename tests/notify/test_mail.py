@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
+from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from clients.mail import message_of
+from clients.mail import SmtpAt, SmtpServer, message_of
 from engine.errors import StoreUnavailable
-from engine.mailing import Letter
+from engine.mailing import Letter, Refused
+from resilience.guard import Guard, GuardSettings
 from simulators.server import serve
 from tests.faults.world import eventually
 from tests.notify.making import counted
@@ -96,6 +98,27 @@ async def test_two_notifications_have_two_message_ids() -> None:
     letters = [Letter(name, "jo@example.com", "t", "x", "2026-01-01T00:00:00.000Z") for name in ("a", "b")]
     one, two = (message_of(letter, "shop@example.com") for letter in letters)
     assert one["Message-ID"] != two["Message-ID"]
+
+
+async def test_a_mail_is_plain_ascii_whatever_it_says_and_no_word_of_it_becomes_a_header() -> None:
+    letter = Letter("a", "jo@example.com", "Zoë", "Welcome, Zoë ☃\n.\nBcc: all@example.com", "2026-01-01T00:00:00.000Z")
+    mail = message_of(letter, "shop@example.com")
+    assert mail.as_bytes().isascii()
+    read = message_from_bytes(mail.as_bytes(), policy=policy.default)
+    assert (read["Subject"], read["Bcc"]) == ("Zoë", None)
+    assert read.get_content().startswith("Welcome, Zoë ☃")
+
+
+@pytest.mark.parametrize("field", ["to", "title"])
+@pytest.mark.parametrize("text", ["a@b.example\r\nBcc: c@d.example", "a@b.example\nBcc: c@d.example", "x\rBcc: c@d"])
+async def test_a_line_break_in_a_header_is_refused(field: str, text: str, dataset: Dataset) -> None:
+    """Nothing of ours has one; were it to come this far, no mail goes out."""
+    letter = Letter("a", "jo@example.com", "t", "x", "2026-01-01T00:00:00.000Z")._replace(**{field: text})
+    server = SmtpServer(
+        SmtpAt("localhost", 1, "none", "", "", "shop@example.com", 1.0, ""),
+        Guard("smtp", GuardSettings(), dataset.instruments),
+    )
+    assert await server.send(letter) == Refused("bad_address")
 
 
 async def test_a_server_that_falls_silent_is_given_up_in_time(dataset: Dataset, sims: Sims) -> None:
@@ -217,6 +240,15 @@ async def test_a_mail_whose_lease_is_nearly_over_is_left_alone(dataset: Dataset,
         ours.sender.stop()
         await running
         assert (office.mails, await ours.state(), await ours.waiting()) == ([], "waiting", 1)
+
+
+async def test_what_was_leased_and_not_begun_is_due_at_once_after_a_stop(dataset: Dataset, sims: Sims) -> None:
+    async with desk(dataset, sims.users, free_port()) as ours:
+        await ours.take()
+        [mail] = await ours.mails.due(ours.now_ms, 1000)
+        assert await ours.mails.due(ours.now_ms, 1000) == []
+        await ours.mails.give_back(mail, now_ms=ours.now_ms)
+        assert await ours.mails.due(ours.now_ms + 1, 1000) != []
 
 
 async def test_only_the_types_that_are_chosen_are_mailed(dataset: Dataset, sims: Sims) -> None:
