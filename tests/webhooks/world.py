@@ -17,13 +17,14 @@ from clients.webhooks import WebhookPoster
 from engine.accepting import Caller
 from engine.ids import PaymentIds, now_ms
 from engine.notifying import Notice
-from engine.sealing import AesGcmSealer
+from engine.sealing import AesGcmSealer, parse_keys
 from engine.store.deliveries import Deliveries
 from engine.store.endpoints import RedisEndpoints
 from engine.webhook_endpoints import WebhookEndpoints, WebhookSecrets
 from engine.webhook_sender import Poster, Retrying, WebhookSender
 from engine.webhook_sink import WebhookSink
 from tests.store.datasets import Dataset
+from tests.support import CARD_KEYS
 
 HOUR_S: Final = 3600.0
 DAY_S: Final = 24 * HOUR_S
@@ -110,7 +111,7 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 def sealer() -> AesGcmSealer:
     """Keys as they are configured."""
-    return AesGcmSealer({"k1": b"K" * 32})
+    return AesGcmSealer(parse_keys(CARD_KEYS))
 
 
 class Hooks:
