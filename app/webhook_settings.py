@@ -48,7 +48,7 @@ class WebhooksSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         within("webhooks.endpoints_max", self.endpoints_max, 1, 1000)
         within("webhooks.timeout_s", self.timeout_s, 0.1, 60)
-        within("webhooks.at_once", self.at_once, 16, 10_000)
+        within("webhooks.at_once", self.at_once, 1, 10_000)
         within("webhooks.each_at_once", self.each_at_once, 1, 100)
         within("webhooks.retry_after_max_s", self.retry_after_max_s, 0, 30 * _DAY_S)
         within("webhooks.disable_after_s", self.disable_after_s, 1, 30 * _DAY_S)

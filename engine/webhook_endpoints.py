@@ -81,6 +81,11 @@ class WebhookSecrets:
         secret = secret_of(self._random_bytes(SECRET_BYTES))
         return secret, self._sealer.seal_text(_bound_to(endpoint_id), secret.reveal())
 
+    def resealed(self, endpoint_id: str, sealed: bytes) -> bytes:
+        """The same secret under the first key. Raises `SealBroken`."""
+        bound_to = _bound_to(endpoint_id)
+        return self._sealer.seal_text(bound_to, self._sealer.open_text(bound_to, sealed))
+
     def live(self, endpoint: Endpoint, now_ms: int) -> list[WebhookSecret]:
         """The secrets to sign with now, the current one first. Raises `SealBroken`."""
         sealed = [endpoint.secret]

@@ -26,11 +26,10 @@ from engine.webhook_signing import signed_headers
 from engine.webhooks import Disabled, Endpoint, Message, Try, pack, unpack
 from metrics.instruments import Instruments
 
-AT_ONCE_MIN: Final = 16
-"""There are as many shards, and each of them is asked for one at least."""
 _JITTER: Final = 0.1
 _FAILURE_PAUSE_S: Final = 0.5
 _WATCH_EVERY_S: Final = 2.0
+_DOUBT_PAUSE_S: Final = 1.0
 _GONE: Final = 410
 
 
@@ -108,10 +107,11 @@ class WebhookSender:
         self._instruments = instruments
         self._clock = clock
         self._retrying = retrying
-        self._at_once = max(AT_ONCE_MIN, at_once)
+        self._at_once = at_once
         self._idle_s = idle_s
         self._chance = chance
         self._under_way = 0
+        self._doubtful = 0
         self._stopping = asyncio.Event()
         self._freed = asyncio.Event()
 
@@ -130,7 +130,7 @@ class WebhookSender:
                 for leased in taken:
                     self._under_way += 1
                     tasks.create_task(self._send_one(leased))
-                if not taken or self._at_once - self._under_way < AT_ONCE_MIN:
+                if not taken:
                     await self._pause()
             watching.cancel()
 
@@ -142,7 +142,7 @@ class WebhookSender:
 
     async def _take(self) -> Sequence[Leased]:
         free = self._at_once - self._under_way
-        if free < AT_ONCE_MIN:
+        if free <= 0:
             return ()
         try:
             return await self._schedule.due(self._clock(), free)
@@ -182,7 +182,25 @@ class WebhookSender:
                 self._count("unreadable")
                 await self._schedule.done(leased, leased.item, now_ms=self._clock())
                 return
+            if endpoint.failing_since_ms:
+                await self._doubt(endpoint, leased, message, body)
+            else:
+                await self._settle(endpoint, leased, message, body)
+
+    async def _doubt(self, endpoint: Endpoint, leased: Leased, message: Message, body: bytes) -> None:
+        """Try an endpoint that took nothing the last time, if there is room for those.
+
+        They have at most half of what may be under way: else some dozens that hang would hold up everybody.
+        """
+        if self._doubtful >= max(1, self._at_once // 2):
+            due_ms = self._clock() + int(1000 * _DOUBT_PAUSE_S * (1 + self._chance()))
+            await self._schedule.again(leased, leased.item, due_ms=due_ms)
+            return
+        self._doubtful += 1
+        try:
             await self._settle(endpoint, leased, message, body)
+        finally:
+            self._doubtful -= 1
 
     async def _leave(self, endpoint: Endpoint, leased: Leased) -> None:
         """The endpoint is disabled: what waits stays for a while, and is given up then."""

@@ -20,7 +20,7 @@ Everything of a lane shares a hash tag, `{pNN}:<queue>:…`:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from redis.exceptions import NoScriptError
@@ -31,7 +31,7 @@ from engine.ids import shard_of
 from engine.store.batch import Batcher
 from engine.store.deliveries_lua import ADD, AGAIN, DROP, FINISH, RESEND, REST, TAKE, WAKE, Script
 from engine.store.depths import Depth, depth_of_sets
-from engine.store.keys import Keys
+from engine.store.keys import Keys, ShardKeys
 from engine.store.step import Argument
 
 _ADDED_AT_ONCE: Final = 100
@@ -70,6 +70,7 @@ class Deliveries:
         self._keep_ms = keep_ms
         self._remember_ms = remember_ms
         self._sleep = sleep
+        self._first_shard = 0
 
     async def add(self, deliveries: Iterable[Delivery], *, now_ms: int) -> list[Added]:
         """Keep them all, in their order; what is known by its id changes nothing. Some may be kept when it raises."""
@@ -96,21 +97,22 @@ class Deliveries:
         return outcomes
 
     async def due(self, now_ms: int, limit: int) -> list[Leased]:
-        """Some of what is due, about `limit`, leased: nobody else gets it until its lease is over.
+        """Some of what is due, at most `limit`, leased: nobody else gets it until its lease is over.
 
         A lease that its worker did not live to end comes back by itself.
         """
         till_ms = now_ms + self._lease_ms
-        each = max(1, limit // len(self._keys.shards))
-        # Not repeated: of an answer that was lost the leases come back, and a second one would take more.
-        pages = await asyncio.gather(
-            *(self._once(TAKE, shard.tag, "", now_ms, till_ms, each) for shard in self._keys.shards)
-        )
-        return [
-            Leased(lane.decode(), line.decode(), name.decode(), item, till_ms)
-            for page in pages
-            for lane, line, name, item in zip(*(page[at::4] for at in range(4)), strict=True)
-        ]
+        every = len(self._keys.shards)
+        together = max(1, min(limit, every))
+        for asked in range(0, every if limit > 0 else 0, together):
+            shards = self._next_shards(min(together, every - asked))
+            # Not repeated: of an answer that was lost the leases come back, and a second one would take more.
+            pages = await asyncio.gather(
+                *(self._once(TAKE, shard.tag, "", now_ms, till_ms, limit // together) for shard in shards)
+            )
+            if any(pages):
+                return [leased for page in pages for leased in _leased(page, till_ms)]
+        return []
 
     async def done(self, leased: Leased, item: bytes, *, now_ms: int) -> bool:
         """It has ended, well or not: the next in its line is due. False when the lease was another's already."""
@@ -172,6 +174,12 @@ class Deliveries:
         """How many wait, and when the oldest came."""
         return await depth_of_sets(self._batcher, [self._prefix(shard.tag) + "waiting" for shard in self._keys.shards])
 
+    def _next_shards(self, count: int) -> Sequence[ShardKeys]:
+        """Those whose turn it is: when few are asked, it must not always be the same ones."""
+        every = self._keys.shards
+        first, self._first_shard = self._first_shard, (self._first_shard + count) % len(every)
+        return (every[first:] + every[:first])[:count]
+
     async def _settle(self, script: Script, leased: Leased, *values: Argument) -> bool:
         return bool(await self._run(script, leased.lane, leased.line, leased.id, leased.till_ms, *values))
 
@@ -203,6 +211,11 @@ class Deliveries:
 
     def _prefix(self, tag: str) -> str:
         return f"{tag}:{self._queue}:"
+
+
+def _leased(page: Sequence[bytes], till_ms: int) -> Iterator[Leased]:
+    for lane, line, name, item in zip(*(page[at::4] for at in range(4)), strict=True):
+        yield Leased(lane.decode(), line.decode(), name.decode(), item, till_ms)
 
 
 def _pairs(page: Sequence[Any]) -> list[tuple[bytes, Any]]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from engine.errors import Overloaded
 from engine.ids import is_endpoint_id, shard_of
-from engine.store.batch import Batcher
+from engine.store.batch import Batcher, RedisClient
 from engine.store.keys import Keys, ShardKeys
 from engine.store.repeating import Repeating
 from engine.store.step import Refusal, Step
 from engine.webhooks import Endpoint
 
 _CONFLICTS_MAX: Final = 64
+_PAGE: Final = 128
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Endpoint).decode
@@ -138,3 +139,23 @@ class RedisEndpoints:
     def _of_id(self, endpoint_id: str) -> ShardKeys | None:
         number = int(endpoint_id[-2:], 16) if is_endpoint_id(endpoint_id) else len(self._keys.shards)
         return self._keys.shards[number] if number < len(self._keys.shards) else None
+
+
+class EndpointScan:
+    """The endpoints of a dataset as a rotation of keys sees them: none that is there all the time is left out."""
+
+    def __init__(self, client: RedisClient, endpoints: RedisEndpoints) -> None:
+        self._client = client
+        self.get = endpoints.get
+        self.change = endpoints.change
+
+    async def pages(self) -> AsyncIterator[Sequence[str]]:
+        """Ids, a page at a time. Redis may show one twice while it resizes."""
+        page: list[str] = []
+        async for raw in self._client.scan_iter(match="{p*}:hook:we_*", count=_PAGE):
+            page.append(raw.decode().rpartition(":")[2])
+            if len(page) >= _PAGE:
+                yield page
+                page = []
+        if page:
+            yield page

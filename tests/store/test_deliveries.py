@@ -232,3 +232,16 @@ async def test_what_would_be_mistaken_for_something_else_is_refused(wrong: Deliv
     with pytest.raises(ValueError, match="lane"):
         await queue(store).add([wrong], now_ms=NOW)
     assert await store.names() == set()
+
+
+@pytest.mark.parametrize("limit", [1, 3, 16, 17])
+async def test_no_more_is_given_out_than_asked_for_and_every_lane_has_its_turn(limit: int, store: Dataset) -> None:
+    """Also when fewer are asked for than there are shards."""
+    told = queue(store)
+    await told.add([one("1", lane=lane) for lane in LANES], now_ms=NOW)
+    seen = list[str]()
+    while taken := await told.due(NOW, limit):
+        assert len(taken) <= limit
+        seen += [leased.lane for leased in taken]
+    assert sorted(seen) == sorted(LANES), "nothing is given out only when nothing is due"
+    assert await told.due(NOW, 0) == []
