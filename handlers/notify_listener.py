@@ -27,6 +27,7 @@ _HEADER_MAX: Final = 256
 _ID: Final = re.compile(r"[\x21-\x7e]{1,200}\Z")
 _RECORD: Final = "record"
 _UNKNOWN: Final = "unknown"
+_OURS: Final = "/payments/"
 
 log = structlog.get_logger()
 
@@ -161,7 +162,8 @@ class NotifyListener:
             body = _decode(message.value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Poison("not_json")
-        event_id = message.given_id
+        source = _shown(headers.get("ce_source", ""))
+        event_id = _name_of(message.given_id, source)
         if not _ID.match(event_id):
             # Nobody could tell it from the same event when it comes again.
             return Poison("no_id")
@@ -178,7 +180,7 @@ class NotifyListener:
         notice = Notice(
             id=event_id,
             type=event_type,
-            source=_shown(headers.get("ce_source", "")),
+            source=source,
             subject=_shown(headers.get("ce_subject", "")) or told.about or told.payment_id,
             user_id=told.user_id,
             time=self._time(headers.get("ce_time") or body.timestamp),
@@ -257,6 +259,16 @@ def _notification(notice: Notice, told: Told, channels: tuple[str, ...]) -> Noti
         notice.id, notice.user_id, notice.type, notice.subject, notice.time, told.title, told.text, channels,
         notice.source, trace_id_of(notice.traceparent),
     )  # fmt: skip
+
+
+def _name_of(given_id: str, source: str) -> str:
+    """What the event is called here. Ids are their sources' own: user 1 and order 1 may both have an event `1-1`.
+
+    The engine's begin with a payment's id, and stay as they are.
+    """
+    if not given_id or not source or source.startswith(_OURS):
+        return given_id
+    return f"{source.strip('/').replace('/', '.')}:{given_id}"
 
 
 def _shown(text: str) -> str:

@@ -60,6 +60,18 @@ async def test_who_died_before_the_line_was_noted_tells_it_again_and_a_second_re
     assert counted(dataset, channel="record", outcome="repeated") == 1
 
 
+async def test_equal_ids_of_two_sources_are_two_events(dataset: Dataset, tmp_path: Path) -> None:
+    """A user 1 and an order 1 both begin with an event `1-1`."""
+    worker, sink = Worker(dataset, tmp_path), Kept()
+    user = {"event_type": "user_created", "user_id": "1", "data": {}}
+    order = {"event_type": "order_created", "order_id": "1", "user_id": "1", "data": {}}
+    worker = Worker(dataset, tmp_path, sinks=[sink])
+    for _ in range(2):
+        await worker.hears(message("1-1", user, ce_source="/users"), message("1-1", order, ce_source="/orders"))
+    assert worker.said.ids == ["users:1-1", "orders:1-1"]
+    assert {notice.id for notice in sink.notices} == {"users:1-1", "orders:1-1"}
+
+
 async def test_a_notification_lives_for_its_time_and_no_longer(dataset: Dataset, tmp_path: Path) -> None:
     worker = Worker(dataset, tmp_path)
     await worker.hears(message("pay-1-1"))
