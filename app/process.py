@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from app.embedded import FAKE_URL, FakeCheck, fake_client
+from app.notifying import Notifier, notifier
 from app.readiness import ReadinessBoard
 from app.settings import Settings
 from app.surfaces import Mounted, surfaces
@@ -58,7 +59,7 @@ async def run(
         # Just checked: else the first requests would be refused until the watch has looked for itself.
         parts.readiness.report("store")
         _show(report, parts.instruments)
-        await _serve(parts, surfaces(parts, roles), stop=stop, reuse_port=reuse_port)
+        await _serve(parts, surfaces(parts, roles), notifier(parts, roles), stop=stop, reuse_port=reuse_port)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
@@ -78,7 +79,9 @@ def stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, asked)
 
 
-async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Event, reuse_port: bool) -> None:
+async def _serve(
+    parts: Parts, mounted: Sequence[Mounted], notifying: Notifier | None, *, stop: asyncio.Event, reuse_port: bool
+) -> None:
     async with asyncio.TaskGroup() as tasks:
         if parts.tracer:
             parts.tracer.start()
@@ -98,6 +101,8 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
         relaying = tasks.create_task(parts.relay.run()) if parts.relay else None
         reconciling = tasks.create_task(parts.reconciler.run()) if parts.reconciler else None
         listening = tasks.create_task(parts.listener.run()) if parts.listener else None
+        if notifying:
+            notifying.start(tasks)
         async with _listening_ops(parts, reuse_port), contextlib.AsyncExitStack() as listeners:
             # Without a limit there is no connection for it either.
             if any(parts.limiting.of(each.surface.name).rule for each in mounted):
@@ -114,7 +119,15 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
             parts.readiness.report("process")
             structlog.get_logger().info("started", ports={each.surface.name: each.port for each in mounted})
             await stop.wait()
-            await _stop(parts, doors, working=working, relaying=relaying, reconciling=reconciling, listening=listening)
+            await _stop(
+                parts,
+                doors,
+                working=working,
+                relaying=relaying,
+                reconciling=reconciling,
+                listening=listening,
+                notifying=notifying,
+            )
         for task in (*watching, batching, counting):
             task.cancel()
     structlog.get_logger().info("stopped")
@@ -128,6 +141,7 @@ async def _stop(
     relaying: asyncio.Task[None] | None,
     reconciling: asyncio.Task[None] | None,
     listening: asyncio.Task[None] | None,
+    notifying: Notifier | None,
 ) -> None:
     """The stages, under one budget. What does not finish is in Redis, and is taken up by whoever starts next."""
     ends_at = time.monotonic() + parts.settings.server.stop_s
@@ -139,6 +153,8 @@ async def _stop(
         parts.listener.stop()
         await asyncio.wait([listening], timeout=parts.settings.server.stop_s / 3)
         await _cancelled(listening)
+    if notifying:
+        await notifying.stop(within_s=parts.settings.server.stop_s / 3)
     for door in doors:
         door.listener.close()
     # Requests under way are finished here; aiohttp cancels what is left after its own shutdown timeout.

@@ -20,6 +20,17 @@ class Instruments:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._requests(registry)
+        self._payments(registry)
+        self._counterparties(registry)
+        self._work(registry)
+        self._telling(registry)
+        self._runtime(registry)
+        self.process = ProcessUsage(registry)
+        self._begin_at_zero()
+
+    def _requests(self, registry: CollectorRegistry) -> None:
+        """What is asked of us."""
         self.http_requests = Counter(
             "http_requests_total",
             "HTTP requests answered.",
@@ -45,47 +56,15 @@ class Instruments:
             ["policy"],
             registry=registry,
         )
-        self.events_published = Counter(
-            "events_published_total",
-            "Events acknowledged by the broker (or the event file).",
-            ["event_type"],
+        self.rejections = Counter(
+            "rejections_total",
+            "Work refused because a named bound was reached.",
+            ["bound"],
             registry=registry,
         )
-        self.publish_failures = Counter(
-            "event_publish_failures_total",
-            "Events that were not acknowledged and will be sent again.",
-            registry=registry,
-        )
-        self.events_parked = Counter(
-            "events_parked_total",
-            "Events put aside because they will never be taken as they are: message_too_large, record_invalid, "
-            "no_topic, unreadable.",
-            ["reason"],
-            registry=registry,
-        )
-        self.parked_events = Gauge(
-            "parked_events",
-            "Events that are put aside until an operator puts them back.",
-            multiprocess_mode="livemostrecent",
-            registry=registry,
-        )
-        self.audit_payments_checked = Counter(
-            "audit_payments_checked_total",
-            "Payments that were held against the audit's rules while the engine runs.",
-            registry=registry,
-        )
-        self.audit_violations = Counter(
-            "audit_violations_total",
-            "Broken rules found by that: lifecycle, ledger, events, amounts, order, unknown, card. Must stay 0.",
-            ["rule"],
-            registry=registry,
-        )
-        self.database_connections = Gauge(
-            "database_connections_active",
-            "Open connections to Redis.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
+
+    def _payments(self, registry: CollectorRegistry) -> None:
+        """What becomes of the money."""
         self.payments_processed = Counter(
             "payments_processed_total",
             "Payments that reached a terminal outcome.",
@@ -102,38 +81,6 @@ class Instruments:
             "payment_success_rate",
             "Completed payments among those that ended in the last five minutes, 0 to 1; NaN when none ended.",
             multiprocess_mode="livemostrecent",
-            registry=registry,
-        )
-        self.breaker_state = Gauge(
-            "circuit_breaker_state",
-            "0 closed, 1 half-open, 2 open, 3 forced open.",
-            ["counterparty"],
-            multiprocess_mode="livemax",
-            registry=registry,
-        )
-        self.breaker_calls = Counter(
-            "circuit_breaker_calls_total",
-            "Calls through a guard, by outcome: success, failure, slow, neutral, late, refused_open, refused_full.",
-            ["counterparty", "outcome"],
-            registry=registry,
-        )
-        self.breaker_transitions = Counter(
-            "circuit_breaker_transitions_total",
-            "State changes of a breaker.",
-            ["counterparty", "to"],
-            registry=registry,
-        )
-        self.call_duration = Histogram(
-            "counterparty_call_duration_seconds",
-            "Seconds of one try at a counterparty.",
-            ["counterparty"],
-            buckets=_CALL_SECONDS,
-            registry=registry,
-        )
-        self.retries = Counter(
-            "counterparty_retries_total",
-            "Tries after the first at a counterparty.",
-            ["counterparty"],
             registry=registry,
         )
         self.attempts = Counter(
@@ -180,6 +127,55 @@ class Instruments:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self.audit_payments_checked = Counter(
+            "audit_payments_checked_total",
+            "Payments that were held against the audit's rules while the engine runs.",
+            registry=registry,
+        )
+        self.audit_violations = Counter(
+            "audit_violations_total",
+            "Broken rules found by that: lifecycle, ledger, events, amounts, order, unknown, card. Must stay 0.",
+            ["rule"],
+            registry=registry,
+        )
+
+    def _counterparties(self, registry: CollectorRegistry) -> None:
+        """Whom we ask."""
+        self.breaker_state = Gauge(
+            "circuit_breaker_state",
+            "0 closed, 1 half-open, 2 open, 3 forced open.",
+            ["counterparty"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.breaker_calls = Counter(
+            "circuit_breaker_calls_total",
+            "Calls through a guard, by outcome: success, failure, slow, neutral, late, refused_open, refused_full.",
+            ["counterparty", "outcome"],
+            registry=registry,
+        )
+        self.breaker_transitions = Counter(
+            "circuit_breaker_transitions_total",
+            "State changes of a breaker.",
+            ["counterparty", "to"],
+            registry=registry,
+        )
+        self.call_duration = Histogram(
+            "counterparty_call_duration_seconds",
+            "Seconds of one try at a counterparty.",
+            ["counterparty"],
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self.retries = Counter(
+            "counterparty_retries_total",
+            "Tries after the first at a counterparty.",
+            ["counterparty"],
+            registry=registry,
+        )
+
+    def _work(self, registry: CollectorRegistry) -> None:
+        """What waits, and what is told to Kafka and heard from it."""
         self.queue_depth = Gauge(
             "job_queue_depth",
             "Jobs waiting or being worked on.",
@@ -190,6 +186,16 @@ class Instruments:
             "job_queue_oldest_seconds",
             "Age of the oldest job.",
             multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.jobs_claimed = Counter(
+            "jobs_claimed_total",
+            "Jobs taken over from a worker that stopped answering.",
+            registry=registry,
+        )
+        self.stream_entries_lost = Counter(
+            "stream_entries_lost_total",
+            "Pending stream entries that were deleted before they were acknowledged. Must stay 0.",
             registry=registry,
         )
         self.outbox_depth = Gauge(
@@ -204,6 +210,30 @@ class Instruments:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self.events_published = Counter(
+            "events_published_total",
+            "Events acknowledged by the broker (or the event file).",
+            ["event_type"],
+            registry=registry,
+        )
+        self.publish_failures = Counter(
+            "event_publish_failures_total",
+            "Events that were not acknowledged and will be sent again.",
+            registry=registry,
+        )
+        self.events_parked = Counter(
+            "events_parked_total",
+            "Events put aside because they will never be taken as they are: message_too_large, record_invalid, "
+            "no_topic, unreadable.",
+            ["reason"],
+            registry=registry,
+        )
+        self.parked_events = Gauge(
+            "parked_events",
+            "Events that are put aside until an operator puts them back.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self.listener_messages = Counter(
             "listener_messages_total",
             "Messages of other services by listener (order_refunded, product_refunded) and outcome "
@@ -211,38 +241,85 @@ class Instruments:
             ["listener", "outcome"],
             registry=registry,
         )
-        self.jobs_claimed = Counter(
-            "jobs_claimed_total",
-            "Jobs taken over from a worker that stopped answering.",
+
+    def _telling(self, registry: CollectorRegistry) -> None:
+        """Whom we tell of events, besides Kafka."""
+        self.notifications = Counter(
+            "notifications_total",
+            "Events by type, channel and outcome. record: written, repeated, no_user, ignored (an unknown type). log: "
+            "told. mail: waiting (or full: too many wait for this user), then sent, refused, no_address or expired; "
+            "failed is a try that will be repeated.",
+            ["type", "channel", "outcome"],
             registry=registry,
         )
-        self.stream_entries_lost = Counter(
-            "stream_entries_lost_total",
-            "Pending stream entries that were deleted before they were acknowledged. Must stay 0.",
+        self.notifications_parked = Counter(
+            "notifications_parked_total",
+            "Events put aside because nobody can understand them: not_json, no_id, no_type, malformed, broke.",
+            ["reason"],
             registry=registry,
         )
-        self.trace_spans = Counter(
-            "trace_spans_total",
-            "Spans by what became of them: exported, failed (the collector did not take them), or dropped (no room).",
+        self.notifications_lag = Gauge(
+            "notifications_lag_seconds",
+            "Age of the oldest event that the notification worker has in hand; 0 when it has none.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.mails_waiting = Gauge(
+            "notification_mails_waiting",
+            "Mails that were not sent yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.mails_oldest = Gauge(
+            "notification_mails_oldest_seconds",
+            "Age of the oldest mail that was not sent yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.webhook_deliveries = Counter(
+            "webhook_deliveries_total",
+            "Tries at telling webhook endpoints (delivered, failed, ended: failed for the last time), and messages "
+            "that had no room (full), lost their endpoint (dropped) or could not be read (unreadable).",
             ["outcome"],
             registry=registry,
         )
-        self.rejections = Counter(
-            "rejections_total",
-            "Work refused because a named bound was reached.",
-            ["bound"],
+        self.webhook_duration = Histogram(
+            "webhook_delivery_seconds",
+            "Seconds of one try at telling a webhook endpoint.",
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self.webhook_disabled = Counter(
+            "webhook_endpoints_disabled_total",
+            "Webhook endpoints disabled because they were failing for long, or said that they are gone.",
+            ["reason"],
+            registry=registry,
+        )
+        self.webhooks_waiting = Gauge(
+            "webhook_deliveries_waiting",
+            "Webhook messages that are not delivered yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.webhooks_oldest = Gauge(
+            "webhook_deliveries_oldest_seconds",
+            "Age of the oldest of them.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+
+    def _runtime(self, registry: CollectorRegistry) -> None:
+        """What all of it stands on."""
+        self.database_connections = Gauge(
+            "database_connections_active",
+            "Open connections to Redis.",
+            multiprocess_mode="livesum",
             registry=registry,
         )
         self.store_batch = Histogram(
             "store_batch_steps",
             "Steps that left for Redis in one pipeline.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=registry,
-        )
-        self.loop_lag = Gauge(
-            "event_loop_lag_seconds",
-            "How late the event loop woke up, worst of the last sampling interval.",
-            multiprocess_mode="livemax",
             registry=registry,
         )
         self.store_pipeline = Histogram(
@@ -263,8 +340,18 @@ class Instruments:
             multiprocess_mode="livemin",
             registry=registry,
         )
-        self.process = ProcessUsage(registry)
-        self._begin_at_zero()
+        self.loop_lag = Gauge(
+            "event_loop_lag_seconds",
+            "How late the event loop woke up, worst of the last sampling interval.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.trace_spans = Counter(
+            "trace_spans_total",
+            "Spans by what became of them: exported, failed (the collector did not take them), or dropped (no room).",
+            ["outcome"],
+            registry=registry,
+        )
 
     def _begin_at_zero(self) -> None:
         """Show what has not happened yet: Prometheus takes the first value of a new series for no increase."""
