@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 
-from app.settings import Settings
+from app.settings import Settings, topics
+from app.surface_settings import VaultSettings
 from engine.facts import MOVES, AttemptState, Outcome, Status
+from handlers.vault_listeners import OrderRefunded, ProductRefunded
 from resilience.guard import GuardSettings
 from tests.docs.pages import DOCS
 from tests.docs.test_reference import flat
@@ -67,3 +69,24 @@ def test_the_bounds_that_operations_names_are_settings_or_a_guard_s() -> None:
     text = section((DOCS / "operations.md").read_text(), "Capacity and bounds")
     named = {name.rpartition(".")[2] for name in re.findall(r"`[\w.]*\.(\w+)`", text)}
     assert {"jobs_max", "concurrency_max"} <= named <= known | set(GuardSettings.__struct_fields__)
+
+
+def test_the_messages_that_the_vault_listens_for_have_the_fields_of_their_types() -> None:
+    """A question mark stands behind what may be left out."""
+    text = section((DOCS / "surfaces/vault.md").read_text(), "What it listens for")
+    for topic, kind in (
+        (VaultSettings().order_refunded_topic, OrderRefunded),
+        (VaultSettings().product_refunded_topic, ProductRefunded),
+    ):
+        row = re.search(rf"^\| `{topic}` \| `{{(.+)}}` \|", text, re.MULTILINE)
+        assert row is not None, topic
+        told = set(re.findall(r'"(\w+)"(\??)', row[1]))
+        assert told == {(each.encode_name, "" if each.required else "?") for each in msgspec.structs.fields(kind)}
+
+
+def test_the_topics_that_operations_names_are_the_defaults() -> None:
+    text = section((DOCS / "operations.md").read_text(), "Kafka")
+    for topic in topics(Settings()).values():
+        assert not topic or f"| `{topic}` |" in text, topic
+    for surface in topics(Settings()):
+        assert (DOCS / f"surfaces/{surface}.md").is_file(), f"the surface {surface} has no page"
