@@ -72,7 +72,7 @@ async def engine() -> AsyncIterator[Engine]:
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         where = {"3001": sims.orders, "3002": sims.users, "3008": gateway, "3009": sims.acquirer, "3010": daraja}
         where |= {port: f"http://127.0.0.1:{real}" for port, real in ports.items()}
-        yield Engine(where, process.environment, process.events_file, session)
+        yield Engine(where, process.environment, process.events_file, session, server)
 
 
 __all__ = ["CALLBACK_SECRET", "USER", "engine"]

@@ -20,7 +20,7 @@ from yarl import URL
 
 from tests.docs.matching import Differs, filled, match_json, match_text
 from tests.docs.pages import Block, blocks
-from tests.support import ROOT
+from tests.support import ROOT, RedisServer
 
 _LOCAL: Final = re.compile(r"http://(?:127\.0\.0\.1|localhost):([0-9]+)")
 _WITHIN_S: Final = 40.0
@@ -123,6 +123,7 @@ class Engine(NamedTuple):
     environment: Mapping[str, str]
     events_file: Path
     session: aiohttp.ClientSession
+    redis: RedisServer
 
     def moved(self, text: str) -> str:
         """The text with the real addresses."""

@@ -19,6 +19,7 @@ Numbers are compared as they are written. The addresses are those of `make run`,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from typing import Any, Final
 
@@ -105,7 +106,39 @@ async def test_the_errors_on_a_surface_s_page_are_those_that_there_are(port: str
     assert set(ROW.findall(about(port))) - {("429", "RATE_LIMITED")} == refusals - {("429", "RATE_LIMITED")}
 
 
+async def test_every_key_that_the_examples_left_in_redis_is_in_the_architecture_s_table(engine: Engine) -> None:
+    forms = key_forms((DOCS / "architecture.md").read_text())
+    with contextlib.closing(engine.redis.client()) as client:
+        keys = [str(key) for key in client.scan_iter(count=10_000)]
+    assert "payments:dataset" in keys
+    assert {key for key in keys if not any(form.fullmatch(key) for form in forms)} == set()
+
+
+def key_forms(text: str) -> list[re.Pattern[str]]:
+    """The keys of the table below "Redis": `{pNN}:ledger:<id>`, and `:events:<id>` behind it in the same shard."""
+    _, _, section = text.partition("\n## Redis\n")
+    forms = []
+    for row in re.findall(r"^\| (`[^|]*(?:\\\|[^|]*)*`) \|", section.partition("\n## ")[0], re.MULTILINE):
+        first, *more = re.findall(r"`([^`]+)`", row)
+        before = "{pNN}" if first.startswith("{pNN}") else first.rpartition(":")[0]
+        for name in (first, *(before + each for each in more)):
+            form = re.sub(r"<[a-z]+>|<n>", ".+", re.escape(name.replace("\\|", "|")))
+            forms.append(re.compile(form.replace("pNN", "p[0-9a-f]{2}")))
+    return forms
+
+
 # The tests above can fail
+
+
+async def test_a_key_that_is_not_in_the_table_is_found() -> None:
+    table = "\n## Redis\n| `{pNN}:a:<id>`, `:b` | string | |\n| `{pNN}:n:<x>\\|<n>` | string | |\n\n## More\n| `c` | |"
+    forms = key_forms(table)
+    fitting = [
+        key
+        for key in ("{p0f}:a:1", "{p0f}:b", "{p0f}:n:y|3", "c", "{p0f}:a", "{pxx}:b")
+        if any(form.fullmatch(key) for form in forms)
+    ]
+    assert fitting == ["{p0f}:a:1", "{p0f}:b", "{p0f}:n:y|3"]
 
 
 @pytest.mark.parametrize(
