@@ -16,6 +16,7 @@ from bench.limiter import LimiterCost
 from bench.long import Sample
 from bench.operating import AUDITED, READY
 from bench.rounds import Measured
+from bench.scraping import ScrapeCost
 
 _LIBRARIES: Final = ("aiohttp", "uvloop", "redis", "hiredis", "msgspec")
 _PAIRS: Final = {
@@ -63,6 +64,7 @@ class Result(msgspec.Struct, frozen=True):
     ratios: dict[str, Range]
     targets: list[Target]
     limiter: LimiterCost
+    scrape: ScrapeCost
 
 
 def machine(redis_version: str) -> dict[str, str]:
@@ -115,6 +117,7 @@ def targets(
     long_run: Sequence[Sample],
     operating: Mapping[str, Range],
     limiter: LimiterCost,
+    scrape: ScrapeCost,
 ) -> list[Target]:
     """The numbers to reach, and whether they are."""
     full = by_case(rounds).get("full", [])
@@ -149,6 +152,8 @@ def targets(
         _at_most("RSS MiB gained in its second half", end.rss_mib - halfway.rss_mib if end and halfway else None, 5),
         _at_most("rate limit, CPU us a request, alone", limiter.alone_us, 120),
         _at_most("rate limit, CPU us a request, of 32", limiter.together_us, 120),
+        _at_most("scrape with all labels, CPU ms", scrape.one_ms, 20),
+        _at_most("scrape of four processes, CPU ms", scrape.four_ms, 20),
     ]
 
 
