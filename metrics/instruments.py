@@ -257,6 +257,19 @@ class Instruments:
             multiprocess_mode="livemin",
             registry=registry,
         )
+        self.payments_money = Counter(
+            "payments_amount_minor_total",
+            "Money of the payments that reached a terminal outcome, in the currency's minor units; of completed ones "
+            "what was captured.",
+            ["status", "currency"],
+            registry=registry,
+        )
+        self.refunds_money = Counter(
+            "refunds_amount_minor_total",
+            "Money of the refunds that reached a terminal outcome, in the currency's minor units.",
+            ["status", "currency"],
+            registry=registry,
+        )
         self.process = ProcessUsage(registry)
         self._begin_at_zero()
 
