@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 from prometheus_client import Counter, Histogram
 
 from engine import context
-from engine.errors import EngineError, Retry, TryLater
+from engine.errors import EngineError, Overloaded, Retry, TryLater
 from engine.idempotency import is_key
 from handlers.envelopes import NESTED, Envelope, ErrorInfo
 from handlers.routes import ErrorTable, Handler
@@ -218,6 +218,8 @@ class Edge:
 
     def _refused(self, error: EngineError) -> HttpRefused:
         headers = {}
+        if isinstance(error, Overloaded) and error.bound not in _COUNTED_WHERE_REACHED:
+            self._instruments.rejections.labels(error.bound).inc()
         if isinstance(error, TryLater):
             headers["Retry-After"] = str(max(1, round(error.retry_after_s + 0.499)))
         if self._errors[type(error)] == 401:
@@ -243,6 +245,8 @@ class Edge:
         histogram.observe(seconds)
 
 
+_COUNTED_WHERE_REACHED: Final = frozenset({"store_waiting", "logins"})
+"""Bounds that others than requests reach too."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 

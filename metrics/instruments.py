@@ -281,7 +281,7 @@ class Instruments:
             (self.refunds_processed, ("completed", "failed")),
             (self.events_parked, ("message_too_large", "record_invalid", "no_topic", "unreadable")),
             (self.push_callbacks, ("asked", "late", "forged", "unknown")),
-            (self.rejections, ("store_waiting", "logins")),
+            (self.rejections, ("store_waiting", "logins", "jobs", "outbox")),
         ):
             for value in values:
                 counter.labels(value)

@@ -20,14 +20,9 @@ from metrics.exposition import head, line, line_start
 
 _Combine = Callable[[float, float], float]
 _ALIVE: Final = "live"
-_COMBINE: Final[dict[str, _Combine]] = {
-    "counter": lambda one, other: one + other,
-    "histogram": lambda one, other: one + other,
-    "livesum": lambda one, other: one + other,
-    "livemin": min,
-    "livemax": max,
-}
-_RECENT: Final = "livemostrecent"
+_COMBINE: Final[dict[str, _Combine]] = {"sum": lambda one, other: one + other, "min": min, "max": max}
+"""By the gauge's `multiprocess_mode`. There is no `all`: it shows a series for each process, and we want one."""
+_RECENT: Final = "mostrecent"
 
 
 class _Bucket(NamedTuple):
@@ -82,8 +77,8 @@ class MergedExposition:
         times: dict[str, float] = {}
         for path in sorted(self._folder.glob("*.db")):
             kind, mode = path.name.split("_")[:2]
-            way = mode if kind == "gauge" else kind
-            for key, value, time in _entries(path, may_vanish=way.startswith(_ALIVE)):
+            way = mode.removeprefix(_ALIVE) if kind == "gauge" else "sum"
+            for key, value, time in _entries(path, may_vanish=kind == "gauge" and mode.startswith(_ALIVE)):
                 if key not in self._known:
                     self._learn(key, kind)
                 if way == _RECENT:
