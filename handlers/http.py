@@ -30,6 +30,8 @@ Dresser = Callable[[web.Request, web.StreamResponse], None]
 BODY_BYTES_MAX: Final = 64 * 1024
 _BODY_TIMEOUT_S: Final = 10.0
 _encode = msgspec.json.Encoder().encode
+_COUNTED_WHERE_REACHED: Final = frozenset({"store_waiting", "logins"})
+"""Bounds that others than requests reach too."""
 _QUOTED_VALUE: Final = re.compile(r"Invalid (enum )?value .* - at ", re.DOTALL)
 _REGEX: Final = re.compile(r"Expected `str` matching regex '.*'( - at |\Z)", re.DOTALL)
 _AT: Final = re.compile(r"(?: - at `\$\.?([^`]*)`)?\Z")
@@ -245,8 +247,6 @@ class Edge:
         histogram.observe(seconds)
 
 
-_COUNTED_WHERE_REACHED: Final = frozenset({"store_waiting", "logins"})
-"""Bounds that others than requests reach too."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
