@@ -98,6 +98,19 @@ class Instruments:
             ["status"],
             registry=registry,
         )
+        self.payments_money = Counter(
+            "payments_amount_minor_total",
+            "Money of the payments that reached a terminal outcome, in the currency's minor units; of completed ones "
+            "what was captured.",
+            ["status", "currency"],
+            registry=registry,
+        )
+        self.refunds_money = Counter(
+            "refunds_amount_minor_total",
+            "Money of the refunds that reached a terminal outcome, in the currency's minor units.",
+            ["status", "currency"],
+            registry=registry,
+        )
         self.payment_success_rate = Gauge(
             "payment_success_rate",
             "Completed payments among those that ended in the last five minutes, 0 to 1; NaN when none ended.",
@@ -255,19 +268,6 @@ class Instruments:
             "store_durable",
             "1 if Redis, when it last answered, kept what it is given over a crash, on as many replicas as wanted.",
             multiprocess_mode="livemin",
-            registry=registry,
-        )
-        self.payments_money = Counter(
-            "payments_amount_minor_total",
-            "Money of the payments that reached a terminal outcome, in the currency's minor units; of completed ones "
-            "what was captured.",
-            ["status", "currency"],
-            registry=registry,
-        )
-        self.refunds_money = Counter(
-            "refunds_amount_minor_total",
-            "Money of the refunds that reached a terminal outcome, in the currency's minor units.",
-            ["status", "currency"],
             registry=registry,
         )
         self.process = ProcessUsage(registry)
