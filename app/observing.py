@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.sampling import SuccessRate
-from engine.facts import AttemptState, Kind
+from engine.facts import AttemptState, Kind, Refund
 from engine.payment import Payment
 from metrics.instruments import Instruments
 
@@ -37,16 +37,28 @@ class PaymentObserver:
         elif attempt.kind is Kind.REFUND:
             refund = payment.refund(attempt.refund_id)
             assert refund is not None, "the attempt names a refund of the payment"
-            self._instruments.refunds_processed.labels(refund.state.value).inc()
+            self._refunded(payment, refund)
         elif payment.ended_ms and payment.ended_ms == attempt.ended_ms:
-            self._instruments.payments_processed.labels(payment.status.value).inc()
+            self._ended(payment)
             if not payment.cancelled:
                 self._success_rate.count(payment.failure is None)
 
     def recorded(self, payment: Payment) -> None:
         """A payment that is settled outside was recorded, or its status has changed."""
         if payment.refunds:
-            self._instruments.refunds_processed.labels(payment.refunds[-1].state.value).inc()
+            self._refunded(payment, payment.refunds[-1])
         elif payment.ended_ms:
             # Not for the success rate, which is about what we charge.
-            self._instruments.payments_processed.labels(payment.status.value).inc()
+            self._ended(payment)
+
+    def _ended(self, payment: Payment) -> None:
+        status, currency = payment.status.value, payment.amount.currency
+        self._instruments.payments_processed.labels(status).inc()
+        # Of an authorization, some may have been captured.
+        minor = payment.captured_minor or payment.amount.minor
+        self._instruments.payments_money.labels(status, currency).inc(minor)
+
+    def _refunded(self, payment: Payment, refund: Refund) -> None:
+        state, currency = refund.state.value, payment.amount.currency
+        self._instruments.refunds_processed.labels(state).inc()
+        self._instruments.refunds_money.labels(state, currency).inc(refund.minor)

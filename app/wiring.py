@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import prometheus_client
-import prometheus_client.multiprocess
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
@@ -74,7 +72,9 @@ from handlers.protocol import Refuse
 from handlers.routes import Drains, ErrorTable, Route, Surface
 from handlers.security import security_headers
 from handlers.vault_listeners import VaultListeners
+from metrics.exposition import Exposition
 from metrics.instruments import Instruments
+from metrics.merging import MergedExposition
 from resilience.guard import Guard, GuardSettings
 from resilience.status import BreakerStatus
 
@@ -133,6 +133,7 @@ class Parts:
         self.client = client
         self.wire = wire
         self.instruments = Instruments(CollectorRegistry())
+        self._scrape = _scraper(self.instruments.registry)
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.tracer = _tracer(settings, self.instruments, self.owner)
         self.readiness = ReadinessBoard(("store", "process"))
@@ -230,7 +231,7 @@ class Parts:
         return VaultCards(self.vault, self.payments, self.sealer, marks, self.ids, self.turns, now_ms, self.admit)
 
     def _ops(self, health: Mapping[str, str]) -> Ops:
-        return Ops(self.readiness, _scraper(self.instruments.registry), health)
+        return Ops(self.readiness, self._scrape, health)
 
     def charging(self, acquirers: Acquirers) -> Charging:
         """What the workers do with all acquirers, and a surface that wants to ask one of them now."""
@@ -365,12 +366,5 @@ def _application(edge: Edge, routes: Sequence[Route], inner: Sequence[Any] = ())
 
 
 def _scraper(registry: CollectorRegistry) -> Callable[[], bytes]:
-    if MULTIPROCESS_DIR not in os.environ:
-        return lambda: prometheus_client.generate_latest(registry)
-
-    def scrape_all() -> bytes:
-        every = CollectorRegistry()
-        prometheus_client.multiprocess.MultiProcessCollector(every)  # type: ignore[no-untyped-call]
-        return prometheus_client.generate_latest(every)
-
-    return scrape_all
+    folder = os.environ.get(MULTIPROCESS_DIR)
+    return MergedExposition(Path(folder)).text if folder else Exposition(registry).text

@@ -29,6 +29,7 @@ from bench.operating import operate
 from bench.orders import orders_round
 from bench.results import Result, machine, ratios, spread, targets
 from bench.rounds import Bench, Case, Measured, engine_round, floor_round
+from bench.scraping import scrape_cost
 from bench.table import table
 from bench.vault import vault_round
 from bench.webhooks import DEAD, webhooks_round
@@ -94,6 +95,7 @@ def _run(bench: Bench, given: argparse.Namespace) -> Result:
             rounds.append(measured)
             _tell(f"cycle {cycle + 1} of {given.rounds}  {case.name:<14} {measured.per_second:>8.0f} a second")
     limiter = limiter_cost(bench.folder)
+    scrape = scrape_cost(bench.folder)
     samples: list[Sample] = long_run(bench, given.payments, _tell) if given.payments else []
     found = operate(bench, given.rounds, _tell) if not given.only or _OPERATING in given.only else {}
     if not given.only or _OPEN_PUSHES in given.only:
@@ -104,8 +106,8 @@ def _run(bench: Bench, given: argparse.Namespace) -> Result:
         "seconds": given.seconds, "cycles": given.rounds, "connections": CONNECTIONS, "users": USERS,
         "events": "kafka" if given.kafka else "file", "store": "one Redis, append-only file synced every second",
     }  # fmt: skip
-    marks = targets(shares, rounds, samples, operating, limiter)
-    return Result(at, facts, settings, rounds, samples, operating, shares, marks, limiter)
+    marks = targets(shares, rounds, samples, operating, limiter, scrape)
+    return Result(at, facts, settings, rounds, samples, operating, shares, marks, limiter, scrape)
 
 
 def _redis_version(folder: Path) -> str:

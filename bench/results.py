@@ -17,6 +17,7 @@ from bench.long import Sample
 from bench.mpesa import OPEN_MIB, OPEN_RATE
 from bench.operating import AUDITED, READY
 from bench.rounds import Measured
+from bench.scraping import ScrapeCost
 
 _LIBRARIES: Final = ("aiohttp", "uvloop", "redis", "hiredis", "msgspec")
 _PAIRS: Final = {
@@ -65,6 +66,7 @@ class Result(msgspec.Struct, frozen=True):
     ratios: dict[str, Range]
     targets: list[Target]
     limiter: LimiterCost
+    scrape: ScrapeCost
 
 
 def machine(redis_version: str) -> dict[str, str]:
@@ -117,6 +119,7 @@ def targets(
     long_run: Sequence[Sample],
     operating: Mapping[str, Range],
     limiter: LimiterCost,
+    scrape: ScrapeCost,
 ) -> list[Target]:
     """The numbers to reach, and whether they are."""
     full, one_dead = by_case(rounds).get("full", []), by_case(rounds).get("webhooks, dead", [])
@@ -157,6 +160,8 @@ def targets(
         _at_most("RSS MiB gained in its second half", end.rss_mib - halfway.rss_mib if end and halfway else None, 5),
         _at_most("rate limit, CPU us a request, alone", limiter.alone_us, 120),
         _at_most("rate limit, CPU us a request, of 32", limiter.together_us, 120),
+        _at_most("scrape with all labels, CPU ms", scrape.one_ms, 20),
+        _at_most("scrape of four processes, CPU ms", scrape.four_ms, 20),
     ]
 
 

@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 from prometheus_client import Counter, Histogram
 
 from engine import context
-from engine.errors import EngineError, Retry, TryLater
+from engine.errors import EngineError, Overloaded, Retry, TryLater
 from engine.idempotency import is_key
 from engine.tracing import Tracer, spanning
 from handlers.envelopes import NESTED, Envelope, ErrorInfo
@@ -34,6 +34,8 @@ UNTRACED: Final = frozenset({"/health", "/ready", "/metrics"})
 """Asked every few seconds by machines: their spans would bury the others."""
 _UNMATCHED: Final = "unmatched"
 _encode = msgspec.json.Encoder().encode
+_COUNTED_WHERE_REACHED: Final = frozenset({"store_waiting", "logins"})
+"""Bounds that others than requests reach too."""
 _QUOTED_VALUE: Final = re.compile(r"Invalid (enum )?value .* - at ", re.DOTALL)
 _REGEX: Final = re.compile(r"Expected `str` matching regex '.*'( - at |\Z)", re.DOTALL)
 _AT: Final = re.compile(r"(?: - at `\$\.?([^`]*)`)?\Z")
@@ -259,6 +261,8 @@ class Edge:
 
     def _refused(self, error: EngineError) -> HttpRefused:
         headers = {}
+        if isinstance(error, Overloaded) and error.bound not in _COUNTED_WHERE_REACHED:
+            self._instruments.rejections.labels(error.bound).inc()
         if isinstance(error, TryLater):
             headers["Retry-After"] = str(max(1, round(error.retry_after_s + 0.499)))
         if self._errors[type(error)] == 401:

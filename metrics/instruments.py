@@ -77,6 +77,19 @@ class Instruments:
             ["status"],
             registry=registry,
         )
+        self.payments_money = Counter(
+            "payments_amount_minor_total",
+            "Money of the payments that reached a terminal outcome, in the currency's minor units; of completed ones "
+            "what was captured.",
+            ["status", "currency"],
+            registry=registry,
+        )
+        self.refunds_money = Counter(
+            "refunds_amount_minor_total",
+            "Money of the refunds that reached a terminal outcome, in the currency's minor units.",
+            ["status", "currency"],
+            registry=registry,
+        )
         self.payment_success_rate = Gauge(
             "payment_success_rate",
             "Completed payments among those that ended in the last five minutes, 0 to 1; NaN when none ended.",
@@ -361,7 +374,7 @@ class Instruments:
             (self.refunds_processed, ("completed", "failed")),
             (self.events_parked, ("message_too_large", "record_invalid", "no_topic", "unreadable")),
             (self.push_callbacks, ("asked", "late", "forged", "unknown")),
-            (self.rejections, ("store_waiting", "logins")),
+            (self.rejections, ("store_waiting", "logins", "jobs", "outbox")),
         ):
             for value in values:
                 counter.labels(value)

@@ -401,6 +401,26 @@ def test_prometheus_takes_its_configuration(promtool: Callable[..., None], tmp_p
     promtool("check", "config", tmp_path / "prometheus.yml")
 
 
+def test_grafana_finds_the_dashboards_and_prometheus_the_rules() -> None:
+    """What is mounted where, and what the provisioning files say, are the same places."""
+    services = compose()["services"]
+    mounted = {
+        name: dict(volume.split(":")[:2] for volume in services[name]["volumes"]) for name in ("prometheus", "grafana")
+    }
+    [provider] = yaml.safe_load((ROOT / "compose/grafana/dashboards.yml").read_text())["providers"]
+    assert mounted["grafana"]["./metrics/grafana"] == provider["options"]["path"]
+    assert mounted["grafana"]["./compose/grafana/dashboards.yml"].startswith("/etc/grafana/provisioning/dashboards/")
+    assert mounted["grafana"]["./compose/grafana/datasources.yml"].startswith("/etc/grafana/provisioning/datasources/")
+    [source] = yaml.safe_load((ROOT / "compose/grafana/datasources.yml").read_text())["datasources"]
+    configured = yaml.safe_load((ROOT / "compose/prometheus.yml").read_text())
+    assert (source["type"], source["isDefault"], source["url"]) == ("prometheus", True, "http://prometheus:9090")
+    assert source["jsonData"]["timeInterval"] == configured["global"]["scrape_interval"]
+    beside = Path(mounted["prometheus"]["./compose/prometheus.yml"]).parent
+    assert [str(beside / name) for name in configured["rule_files"]] == [mounted["prometheus"]["./metrics/alerts.yml"]]
+    # Alerts and some panels ask for the job by its name.
+    assert [job["job_name"] for job in configured["scrape_configs"]] == ["payments"]
+
+
 def test_every_panel_asks_something_that_prometheus_understands(promtool: Callable[..., None], tmp_path: Path) -> None:
     """Grafana's own variables replaced, each expression is a rule that can be loaded."""
     rules = [

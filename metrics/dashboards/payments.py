@@ -57,6 +57,20 @@ PAYMENTS: Final = dashboard(
         ),
     ),
     Section(
+        "Money",
+        (
+            graph("Taken", "short", "Money of completed payments in the interval, in minor units of each currency.",
+                  ('sum by (currency) (increase(payments_amount_minor_total{status="completed"}[$__rate_interval]))',
+                   "{{currency}}")),
+            graph("Not taken", "short", "Money of failed and cancelled payments in the interval, in minor units.",
+                  ('sum by (status, currency) (increase(payments_amount_minor_total{status!="completed"}'
+                   "[$__rate_interval]))", "{{status}} {{currency}}")),
+            graph("Given back", "short", "Money of completed refunds in the interval, in minor units.",
+                  ('sum by (currency) (increase(refunds_amount_minor_total{status="completed"}[$__rate_interval]))',
+                   "{{currency}}")),
+        ),
+    ),
+    Section(
         "What nobody knows yet",
         (
             graph("Unknown attempts", "short", "Attempts whose outcome nobody knows yet; the acquirer is asked.",

@@ -96,6 +96,7 @@ async def busy_engine(broker: RealBroker) -> AsyncIterator[Busy]:
         await eventually(lambda: _positive(watching, "up"))
         load = await asyncio.to_thread(_load, engine, sims)
         await _refund_by_message(engine, broker)
+        await _give_back(engine, sims, watching)
         await _hold_up(engine, sims, broker, watching)
         await _lose_an_outcome(engine, sims)
         await _ask_too_often(engine, watching)
@@ -138,6 +139,22 @@ async def _refund_by_message(engine: Engine, broker: RealBroker) -> None:
         await producer.stop()
     await eventually(lambda: engine.metric("listener_messages_total", outcome="refunded"))
     await eventually(lambda: engine.metric("listener_messages_total", outcome="dead"))
+
+
+async def _give_back(engine: Engine, sims: Sims, watching: Prometheus) -> None:
+    """Refunds, until their number has been seen to grow: the load makes some, perhaps all between two scrapes."""
+    await sims.order("order-returned")
+    paid = await engine.post(payment_body("order-returned"), wait_s=20)
+    url = f"{engine.base}/api/payments/{(await paid.json())['id']}/refund"
+    headers = {"Authorization": f"Bearer {service_token()}"}
+    growing = 'rate(payment_attempts_total{kind="refund"}[$__rate_interval])'
+
+    async def seen() -> bool:
+        async with engine._sims.session.post(url, json={"amount": 0.01}, headers=headers) as response:
+            assert response.status == 201
+        return await _positive(watching, f"sum({growing})")
+
+    await eventually(seen, every_s=0.5)
 
 
 async def _checkout(engine: Engine) -> dict[str, Any]:

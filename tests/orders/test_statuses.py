@@ -142,6 +142,7 @@ async def test_a_full_outbox_refuses_a_move_and_writes_nothing() -> None:
                 break
         refused = world.refused(answer, 503, "OVERLOADED")
         assert refused["details"] == {"bound": "outbox"}
+        assert await world.metric("rejections_total", bound="outbox") >= 2, "operators see which bound it is"
         assert world.audit()["findings"] == []
 
 
