@@ -231,6 +231,26 @@ async def test_a_server_that_is_silent_fails_commands_in_time_and_late_answers_r
             assert await store.batcher.command("INCR", "number") == number
 
 
+async def test_a_command_after_one_that_was_not_answered_in_time_does_not_wait_behind_it(
+    own_redis: RedisServer,
+) -> None:
+    """On the same connection it would, and what is said to the first would be taken for what is said to the second."""
+    async with running(connected(own_redis.url, timeout_s=1.0), pipelines_max=1) as store:
+        with pytest.raises(StoreUnavailable) as late:
+            await store.batcher.command("BLPOP", "queue", 0)
+        assert late.value.details["reason"] == "TimeoutError"
+        with contextlib.closing(own_redis.client()) as admin:
+            admin.rpush("queue", "late")
+        assert await store.batcher.command("INCR", "number") == 1
+
+
+async def test_the_time_is_each_replys_own_and_not_that_of_all_together(own_redis: RedisServer) -> None:
+    async with running(connected(own_redis.url, timeout_s=2.0), pipelines_max=1) as store:
+        waits = [store.batcher.command("BLPOP", "queue", "0.7") for _ in range(4)]
+        assert await asyncio.gather(*waits) == [None] * 4
+        assert store.metric("store_batch_steps_count") == 1
+
+
 @only("cluster", why="only a cluster has nodes of which some may be gone")
 async def test_a_cluster_that_cannot_be_reached_fails_commands_and_not_the_batcher(places: Places) -> None:
     """redis-py says that with an exception that is not one of its usual family."""
