@@ -16,6 +16,7 @@ from engine.errors import Overloaded, StoreUnavailable
 from engine.store.batch import Batcher
 from engine.store.step import Step
 from tests.store.datasets import Dataset, Places, batching, connected, eventually, only, running, servers_only
+from tests.store.proxy import proxy_to
 from tests.store.servers import one_server
 from tests.support import RedisServer, free_port
 
@@ -249,6 +250,16 @@ async def test_the_time_is_each_replys_own_and_not_that_of_all_together(own_redi
         waits = [store.batcher.command("BLPOP", "queue", "0.7") for _ in range(4)]
         assert await asyncio.gather(*waits) == [None] * 4
         assert store.metric("store_batch_steps_count") == 1
+
+
+async def test_a_server_far_away_is_connected_to_though_that_takes_longer_than_one_reply_may(
+    own_redis: RedisServer,
+) -> None:
+    async with (
+        proxy_to(own_redis.port, delay_s=0.6) as proxy,
+        running(connected(f"redis://127.0.0.1:{proxy.port}/1", timeout_s=2.0)) as store,
+    ):
+        assert await store.batcher.command("INCR", "number") == 1
 
 
 @only("cluster", why="only a cluster has nodes of which some may be gone")
