@@ -179,12 +179,12 @@ async def test_a_killed_connection_fails_what_was_on_it_and_nothing_later(store:
 async def test_a_connection_that_was_closed_while_nobody_asked_is_made_anew_and_nobody_notices(store: Dataset) -> None:
     number = f"{store.shard.tag}:number"
     await asyncio.gather(*(store.batcher.command("INCR", number) for _ in range(300)))
-    assert store.batcher.connections == 2
+    assert store.batcher.connections == 2, "more than one batch was asked for at once"
     await store.everywhere("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
     for _ in range(2):
         await store.ask("PING")  # what the server sent before this, the end of its connections, has come as well
     replies = await asyncio.gather(*(store.batcher.command("INCR", number) for _ in range(300)))
-    assert replies == list(range(301, 601))
+    assert sorted(replies) == list(range(301, 601)), "the two connections may overtake each other"
 
 
 async def test_the_batcher_leaves_no_connection_open(places: Places) -> None:
