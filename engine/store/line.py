@@ -43,8 +43,8 @@ class Line:
         """
         loop = asyncio.get_running_loop()
         try:
+            await self._ready()
             async with asyncio.timeout(self._timeout_s) as patience:
-                await self._ready()
                 await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
                 replies = []
                 sent_s = loop.time()
@@ -68,7 +68,10 @@ class Line:
             # The server has hung up meanwhile, or says something that nobody has asked for.
             await self.close()
         if not self._connection.is_connected:
+            # There is more to it than one reply, and redis-py gives each of them its time.
+            self._connection.socket_timeout = self._timeout_s
             await self._connection.connect()
+            self._connection.socket_timeout = None
 
     async def _reply(self, name: Any) -> Any:
         try:

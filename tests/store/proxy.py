@@ -13,8 +13,9 @@ _CHUNK_BYTES: Final = 65_536
 class Proxy:
     """Passes everything through; after `lose_answers_to`, cuts the line instead of passing an answer on."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, delay_s: float) -> None:
         self._port = port
+        self._delay_s = delay_s
         self.port = 0
         self.lost = 0
         self._marker = b""
@@ -39,7 +40,7 @@ class Proxy:
         server_reader: asyncio.StreamReader,
         server_writer: asyncio.StreamWriter,
     ) -> None:
-        answers = asyncio.create_task(_copy(server_reader, client_writer))
+        answers = asyncio.create_task(_copy(server_reader, client_writer, self._delay_s))
         try:
             while data := await client_reader.read(_CHUNK_BYTES):
                 if not self._losses_left or self._marker not in data:
@@ -59,9 +60,9 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def proxy_to(port: int, *, listen_on: int = 0) -> AsyncIterator[Proxy]:
-    """A proxy to a port of this machine."""
-    proxy = Proxy(port)
+async def proxy_to(port: int, *, listen_on: int = 0, delay_s: float = 0.0) -> AsyncIterator[Proxy]:
+    """A proxy to a port of this machine; every answer takes `delay_s` longer."""
+    proxy = Proxy(port, delay_s)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", listen_on)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
@@ -70,6 +71,7 @@ async def proxy_to(port: int, *, listen_on: int = 0) -> AsyncIterator[Proxy]:
         server.close()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
     while data := await reader.read(_CHUNK_BYTES):
+        await asyncio.sleep(delay_s)
         writer.write(data)
