@@ -197,9 +197,10 @@ class NotifyListener:
 
     async def _insist(self, events: Sequence[Event]) -> None:
         pause_s, complained = _PAUSE_S, False
+        states: dict[str, dict[str, str]] = {name: {} for name in self._channels}
         while True:
             try:
-                return await self._tell(events)
+                return await self._tell(events, states)
             except (StoreUnavailable, Overloaded) as error:
                 if not complained:
                     log.warning("notifications wait", events=len(events), reason=str(error))
@@ -207,7 +208,8 @@ class NotifyListener:
                 await self._sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
-    async def _tell(self, events: Sequence[Event]) -> None:
+    async def _tell(self, events: Sequence[Event], states: dict[str, dict[str, str]]) -> None:
+        """`states`: what channels have done with these events already, though it may not be noted."""
         notices = await self._with_users(events)
         found = [
             _notification(notice, event.told, self._channels_for(notice.type))
@@ -216,13 +218,13 @@ class NotifyListener:
         ]
         taken = await self._notifications.take(found)
         for name, channel in self._channels.items():
-            if waiting := _once(each.notification for each in taken if name in each.left):
-                states = await channel.take(waiting)
-                await self._notifications.note_first(
-                    name, {each.id: state for each, state in zip(waiting, states, strict=True)}
-                )
-                for each, state in zip(waiting, states, strict=True):
+            left = _once(each.notification for each in taken if name in each.left)
+            if waiting := [each for each in left if each.id not in states[name]]:
+                for each, state in zip(waiting, await channel.take(waiting), strict=True):
+                    states[name][each.id] = state
                     self._count(name, state, [each])
+            if left:
+                await self._notifications.note_first(name, {each.id: states[name][each.id] for each in left})
         for sink in self._sinks:
             await sink.take(notices)
         self._count(_RECORD, "written", [each.notification for each in taken if each.new])
