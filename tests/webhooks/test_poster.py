@@ -281,6 +281,23 @@ async def test_nobody_at_home_is_told_from_no_such_name(receiver: Receiver) -> N
 
 
 @pytest.mark.parametrize(
+    "host",
+    ["a..b", "a" * 64 + ".com", "-", "_", "xn--", "xn--a", "*.com", "a,b", "a;b", "$(x)", "1.2.3.4.5", "0x",
+     "300.1.1.1", "08.1.1.1", "[1::2::3]", "[v1.a]", "a" * 253],
+)  # fmt: skip
+async def test_a_host_of_any_form_leads_to_a_word_and_not_to_an_error(host: str) -> None:
+    """Whoever makes endpoints must not make the sender stumble: an error would come again with every lease."""
+
+    def unknown(name: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        name.encode("idna")
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    answer = await post(f"https://{host}/", lookup=unknown)
+    assert answer.status == 0
+    assert answer.reason in {"name_not_found", "url_refused", "connection_broken", "not_connected"}
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("120", 120),

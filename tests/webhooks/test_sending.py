@@ -21,7 +21,9 @@ from engine.errors import (
     WebhookEndpointNotFound,
 )
 from engine.store.deliveries import Deliveries
+from engine.store.endpoints import RedisEndpoints
 from engine.webhook_sender import PostAnswer
+from engine.webhooks import Endpoint
 from tests.store.datasets import Dataset, connected, eventually, running
 from tests.support import RedisServer
 from tests.webhooks.world import (
@@ -471,6 +473,29 @@ async def test_who_dies_between_sending_and_writing_it_down_leads_to_the_same_me
     assert receiver.got[0].body == receiver.got[1].body
     assert all(got.is_signed_by(secret) for got in receiver.got)
     assert await hooks.listed(endpoint_id) == [("pay-1-2", "delivered", [200]), ("pay-1-1", "delivered", [200])]
+
+
+class Slow(RedisEndpoints):
+    """The store, when an answer takes longer than a lease."""
+
+    clock: Clock
+
+    async def get(self, endpoint_id: str) -> Endpoint | None:
+        self.clock.move(LEASE_S)
+        return await super().get(endpoint_id)
+
+
+async def test_nothing_is_sent_after_its_lease_is_over(hooks: Hooks, receiver: Receiver, clock: Clock) -> None:
+    """It may be another's by then, who sends it as well, and the next of its line after it."""
+    await hooks.made(receiver.url)
+    Slow.clock = clock
+    slow = Hooks(hooks.data, clock, endpoints=Slow)
+    await hooks.told(notice())
+    async with slow.poster:
+        assert await slow.sender.pass_once() == 1
+    assert receiver.got == []
+    await hooks.sent()
+    assert receiver.ids() == ["pay-1-1"]
 
 
 async def test_a_cancelled_sender_ends_at_once_and_what_it_was_sending_is_sent_again(
