@@ -36,8 +36,10 @@ class SmtpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         within("notify.smtp.port", self.port, 1, 65535)
         within("notify.smtp.timeout_s", self.timeout_s, 0.1, 600)
-        if self.sender and not _ADDRESS.match(self.sender):
+        if self.sender and not (self.sender.isascii() and _ADDRESS.match(self.sender)):
             raise ValueError("notify.smtp.sender must be an address: name@host")
+        if self.user and self.tls == "none":
+            raise ValueError("notify.smtp.user: no password is sent without notify.smtp.tls")
         if self.user and not self.password:
             raise ValueError("notify.smtp.password is needed with notify.smtp.user")
 

@@ -54,7 +54,7 @@ class WebhooksSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         within("webhooks.disable_after_s", self.disable_after_s, 1, 30 * _DAY_S)
         within("webhooks.disabled_keep_s", self.disabled_keep_s, 0, 30 * _DAY_S)
         within("webhooks.secret_overlap_s", self.secret_overlap_s, 0, 30 * _DAY_S)
-        within("webhooks.waiting_max", self.waiting_max, 1, 1_000_000)
+        within("webhooks.waiting_max", self.waiting_max, 1, 100_000)
         within("webhooks.kept_max", self.kept_max, 1, 100_000)
         within("webhooks.keep_s", self.keep_s, 1, 90 * _DAY_S)
         within("webhooks.remember_s", self.remember_s, 1, 90 * _DAY_S)

@@ -139,11 +139,12 @@ class WebhookPoster:
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> PostAnswer:
         """Post once. Whatever goes wrong is the answer's `reason`."""
         assert self._session is not None, "opened"
-        target, answer = URL(url, encoded=True), None
-        # What was allowed when the endpoint was made may be so no longer.
-        if target.scheme not in self._schemes:
-            return PostAnswer(0, "url_refused")
+        answer: PostAnswer | None = None
         try:
+            target = URL(url, encoded=True)
+            # What was allowed when the endpoint was made may be so no longer.
+            if target.scheme not in self._schemes:
+                return PostAnswer(0, "url_refused")
             async with (
                 asyncio.timeout(self._timeout_s),
                 self._session.post(target, data=body, headers=headers, allow_redirects=False) as response,
@@ -152,7 +153,8 @@ class WebhookPoster:
                 await _drain(response)
         except TimeoutError:
             return answer or PostAnswer(0, "timeout")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+            # Also uvloop's: it answers a write to a connection that was reset a moment ago with a RuntimeError.
             return answer or PostAnswer(0, _reason(error))
         return answer
 

@@ -27,6 +27,8 @@ _HEADER_MAX: Final = 256
 _ID: Final = re.compile(r"[\x21-\x7e]{1,200}\Z")
 _RECORD: Final = "record"
 _UNKNOWN: Final = "unknown"
+_LATEST_MS: Final = 253_402_300_799_999
+"""The last moment of the year 9999."""
 _OURS: Final = "/payments/"
 
 log = structlog.get_logger()
@@ -128,18 +130,18 @@ class NotifyListener:
 
     async def handle(self, messages: Sequence[Message]) -> None:
         """Tell of the messages, and put aside what nobody understands."""
-        events: list[Event] = []
+        events: list[tuple[Message, Event]] = []
         poisoned: list[tuple[Message, str]] = []
         for message in messages:
             match self._read(message):
                 case Event() as event:
-                    events.append(event)
+                    events.append((message, event))
                 case Poison(reason):
                     poisoned.append((message, reason))
-        self._oldest_ms = min((from_rfc3339(event.notice.time) for event in events), default=0)
+        self._oldest_ms = min((from_rfc3339(event.notice.time) for _, event in events), default=0)
         try:
             if events:
-                await self._insist(events)
+                poisoned += await self._told(events)
             if poisoned:
                 await self._dead.put(poisoned)
         finally:
@@ -191,15 +193,32 @@ class NotifyListener:
 
     def _time(self, said: Any) -> str:
         try:
-            return rfc3339(from_rfc3339(said))
-        except (TypeError, ValueError):
-            return rfc3339(self._clock())
+            ms = from_rfc3339(said)
+        except (TypeError, ValueError, OverflowError):
+            ms = -1
+        return rfc3339(ms if 0 <= ms <= _LATEST_MS else self._clock())
+
+    async def _told(self, events: Sequence[tuple[Message, Event]]) -> list[tuple[Message, str]]:
+        """Tell of the events. Returns those that cannot be told, each alone, and why."""
+        try:
+            await self._insist([event for _, event in events])
+        except OSError:
+            # Nobody reads our lines any more: no event is to blame for that.
+            raise
+        except Exception as error:
+            if len(events) > 1:
+                return [broken for each in events for broken in await self._told([each])]
+            [(message, _)] = events
+            log.exception("event broke", place=message.place)
+            return [(message, f"broke: {type(error).__name__}")]
+        return []
 
     async def _insist(self, events: Sequence[Event]) -> None:
         pause_s, complained = _PAUSE_S, False
+        states: dict[str, dict[str, str]] = {name: {} for name in self._channels}
         while True:
             try:
-                return await self._tell(events)
+                return await self._tell(events, states)
             except (StoreUnavailable, Overloaded) as error:
                 if not complained:
                     log.warning("notifications wait", events=len(events), reason=str(error))
@@ -207,7 +226,8 @@ class NotifyListener:
                 await self._sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
-    async def _tell(self, events: Sequence[Event]) -> None:
+    async def _tell(self, events: Sequence[Event], states: dict[str, dict[str, str]]) -> None:
+        """`states`: what channels have done with these events already, though it may not be noted."""
         notices = await self._with_users(events)
         found = [
             _notification(notice, event.told, self._channels_for(notice.type))
@@ -216,13 +236,13 @@ class NotifyListener:
         ]
         taken = await self._notifications.take(found)
         for name, channel in self._channels.items():
-            if waiting := _once(each.notification for each in taken if name in each.left):
-                states = await channel.take(waiting)
-                await self._notifications.note_first(
-                    name, {each.id: state for each, state in zip(waiting, states, strict=True)}
-                )
-                for each, state in zip(waiting, states, strict=True):
+            left = _once(each.notification for each in taken if name in each.left)
+            if waiting := [each for each in left if each.id not in states[name]]:
+                for each, state in zip(waiting, await channel.take(waiting), strict=True):
+                    states[name][each.id] = state
                     self._count(name, state, [each])
+            if left:
+                await self._notifications.note_first(name, {each.id: states[name][each.id] for each in left})
         for sink in self._sinks:
             await sink.take(notices)
         self._count(_RECORD, "written", [each.notification for each in taken if each.new])

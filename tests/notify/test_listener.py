@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.errors import StoreUnavailable
-from engine.ids import now_ms
+from engine.ids import from_rfc3339, now_ms
 from engine.notifications import Notification
 from engine.notifying import Notice
+from engine.store.notifications import RedisNotifications
 from tests.notify.making import TRACE, WEEK_S, Kept, Lines, Worker, body_of, counted, message
 from tests.store.datasets import Dataset
 from tests.store.making import SEALED, accepted
@@ -141,6 +142,42 @@ async def test_a_dead_letter_has_no_card_number_and_bounded_headers(dataset: Dat
     assert set(letter["headers"]) == {"ce_id", "reason", "source"}
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "0001-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+        "yesterday",
+        "2026-01-01T00:00:00",
+    ],
+)
+async def test_a_time_that_is_none_is_the_time_when_we_heard(said: str, dataset: Dataset, tmp_path: Path) -> None:
+    worker, before = Worker(dataset, tmp_path), now_ms()
+    await worker.hears(message("pay-1-1", ce_time=said))
+    [line] = worker.said.lines
+    assert before <= from_rfc3339(line["happened_at"]) <= now_ms()
+
+
+async def test_an_event_that_breaks_what_tells_of_it_is_put_aside_alone(dataset: Dataset, tmp_path: Path) -> None:
+    """A bug of ours, or of a sink's, must not stop everybody else's events for ever."""
+
+    class Brittle(Kept):
+        async def take(self, notices: Sequence[Notice]) -> None:
+            if any(notice.id == "pay-2-1" for notice in notices):
+                raise ValueError("a bug")
+            await super().take(notices)
+
+    sink = Brittle()
+    worker = Worker(dataset, tmp_path, sinks=[sink])
+    await worker.hears(*(message(f"pay-{number}-1") for number in range(4)))
+    assert [notice.id for notice in sink.notices] == ["pay-0-1", "pay-1-1", "pay-3-1"]
+    assert len(worker.said.ids) == len(set(worker.said.ids)) == 4
+    [letter] = worker.letters()
+    assert (letter["headers"]["ce_id"], letter["headers"]["reason"]) == ("pay-2-1", "broke: ValueError")
+    assert dataset.metric("notifications_parked_total", reason="broke") == 1
+
+
 async def test_types_that_others_add_are_ignored_and_counted(dataset: Dataset, tmp_path: Path) -> None:
     worker, sink = Worker(dataset, tmp_path), Kept()
     await worker.hears(message("e-1", {"event_type": "loyalty_points_added", "user_id": "user-1"}))
@@ -173,6 +210,29 @@ async def test_while_the_store_is_away_everything_waits_and_nothing_is_put_aside
     assert worker.said.ids == ["pay-1-1"]
     assert worker.letters() == []
     assert worker.listener.lag_s() == 0
+
+
+async def test_a_line_whose_note_was_lost_is_not_written_again_by_the_same_worker(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """The store went away between the two; the worker knows what it has told."""
+
+    class Forgetful(RedisNotifications):
+        failures = 2
+
+        async def note_first(self, channel: str, states: Mapping[str, str]) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise StoreUnavailable("away")
+            await super().note_first(channel, states)
+
+    store = Forgetful(dataset.batcher, dataset.keys, kept_s=WEEK_S)
+    worker = Worker(dataset, tmp_path, store=store)
+    await worker.hears(message("pay-1-1"), message("pay-1-2"))
+    assert store.failures == 0
+    assert worker.said.ids == ["pay-1-1", "pay-1-2"]
+    assert (await store.get("pay-1-1") or (None, {}))[1] == {"log": "told"}
+    assert counted(dataset, channel="log", outcome="told") == 2
 
 
 async def test_two_workers_with_the_same_events_at_once_keep_one_record_each(dataset: Dataset, tmp_path: Path) -> None:

@@ -103,7 +103,12 @@ async def test_a_worker_goes_on_where_it_was_stopped_and_tells_what_came_meanwhi
         ({"NOTIFY__CHANNELS": '["pigeon"]'}, "notify.channels"),
         ({"NOTIFY__KEEP_DAYS": "6"}, "notify.keep_days"),
         ({"NOTIFY__SMTP__SENDER": "a@b\r\nBcc: c@d"}, "notify.smtp.sender"),
+        ({"NOTIFY__SMTP__SENDER": "zoë@example.com"}, "notify.smtp.sender"),
         ({"NOTIFY__SMTP__USER": "shop"}, "notify.smtp.password"),
+        (
+            {"NOTIFY__SMTP__USER": "shop", "NOTIFY__SMTP__PASSWORD": "hunter2", "NOTIFY__SMTP__TLS": "none"},
+            "notify.smtp.user",
+        ),
         ({"NOTIFY__MAIL_RETRY_S": "[]"}, "notify.mail_retry_s"),
         ({"EVENTS__FILE": "events.jsonl"}, "redis.url"),
         ({"REDIS__URL": "redis://127.0.0.1:1/0"}, "events.file"),

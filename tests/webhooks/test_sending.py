@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
 
+from engine.accepting import Caller
 from engine.errors import (
     StoreUnavailable,
     TooManyWebhookEndpoints,
@@ -20,7 +21,9 @@ from engine.errors import (
     WebhookEndpointNotFound,
 )
 from engine.store.deliveries import Deliveries
+from engine.store.endpoints import RedisEndpoints
 from engine.webhook_sender import PostAnswer
+from engine.webhooks import Endpoint
 from tests.store.datasets import Dataset, connected, eventually, running
 from tests.support import RedisServer
 from tests.webhooks.world import (
@@ -142,6 +145,21 @@ async def test_ids_that_are_no_header_and_no_path_become_one(hooks: Hooks, recei
     assert all(got.id.startswith("msg_") and got.is_signed_by(secret) for got in receiver.got)
     assert "X-Evil" not in first.headers
     assert [delivery_id for delivery_id, _, _ in await hooks.listed(endpoint_id)] == [second.id, first.id]
+
+
+async def test_a_batch_of_any_size_is_taken_whole(redis_server: RedisServer, clock: Clock, receiver: Receiver) -> None:
+    """What the batcher lets wait bounds what is asked together, and must not bound what can be told."""
+    async with running(connected(redis_server.url), waiting_max=180) as small:
+        hooks = Hooks(small, clock, endpoints_max=1000)
+        everybody = [f"user-{number}" for number in range(180)]
+        for owner in everybody:
+            await hooks.made(receiver.url, Caller(owner, privileged=False))
+        for number in range(150):
+            await hooks.made(f"{receiver.url}/{number}", Caller(f"shop-{number}", privileged=True), ("payment_failed",))
+        told = [notice(subject=f"pay-{owner}", user=owner) for owner in everybody]
+        await hooks.told(*told, notice(subject="pay-failed", kind="payment_failed"))
+        await hooks.sent()
+    assert sorted(receiver.ids()) == sorted([*(each.id for each in told), *["pay-failed-1"] * 150])
 
 
 # Tries
@@ -455,6 +473,29 @@ async def test_who_dies_between_sending_and_writing_it_down_leads_to_the_same_me
     assert receiver.got[0].body == receiver.got[1].body
     assert all(got.is_signed_by(secret) for got in receiver.got)
     assert await hooks.listed(endpoint_id) == [("pay-1-2", "delivered", [200]), ("pay-1-1", "delivered", [200])]
+
+
+class Slow(RedisEndpoints):
+    """The store, when an answer takes longer than a lease."""
+
+    clock: Clock
+
+    async def get(self, endpoint_id: str) -> Endpoint | None:
+        self.clock.move(LEASE_S)
+        return await super().get(endpoint_id)
+
+
+async def test_nothing_is_sent_after_its_lease_is_over(hooks: Hooks, receiver: Receiver, clock: Clock) -> None:
+    """It may be another's by then, who sends it as well, and the next of its line after it."""
+    await hooks.made(receiver.url)
+    Slow.clock = clock
+    slow = Hooks(hooks.data, clock, endpoints=Slow)
+    await hooks.told(notice())
+    async with slow.poster:
+        assert await slow.sender.pass_once() == 1
+    assert receiver.got == []
+    await hooks.sent()
+    assert receiver.ids() == ["pay-1-1"]
 
 
 async def test_a_cancelled_sender_ends_at_once_and_what_it_was_sending_is_sent_again(

@@ -120,12 +120,12 @@ class Hooks:
     def __init__(self, data: Dataset, clock: Clock, poster: Poster | None = None, **options: Any) -> None:
         given = {
             "each_max": 4, "waiting_max": 1000, "kept_max": 100, "endpoints_max": 3, "overlap_s": DAY_S,
-            "retrying": RETRYING, "at_once": 64, "schedule": Deliveries, **options,
+            "retrying": RETRYING, "at_once": 64, "schedule": Deliveries, "endpoints": RedisEndpoints, **options,
         }  # fmt: skip
         self.data = data
         self.clock = clock
         retrying: Retrying = given["retrying"]
-        self.store = RedisEndpoints(data.batcher, data.keys)
+        self.store: RedisEndpoints = given["endpoints"](data.batcher, data.keys)
         self.deliveries: Deliveries = given["schedule"](
             data.batcher,
             data.keys,
