@@ -82,6 +82,7 @@ class Companion(Simulator[K]):
         self._state, self._publisher = state, publisher
         self._kept = msgspec.json.Decoder(record_type)
         self._doubtful = False
+        self._ending = False
         self._tasks: list[asyncio.Task[None]] = []
         self._turns, self._wake = asyncio.Lock(), asyncio.Event()
         self._restore([])
@@ -155,7 +156,9 @@ class Companion(Simulator[K]):
             raise Refusal(503, "EVENTS_WAITING", "too many events wait for the broker")
 
     async def _start(self, app: web.Application) -> None:
+        # They belong to one loop, and a simulator may be served again in another.
         self._turns, self._wake = asyncio.Lock(), asyncio.Event()
+        self._ending = False
         await super()._start(app)
         if self._state is not None:
             with self._measured.store("open"):
@@ -166,15 +169,21 @@ class Companion(Simulator[K]):
 
     async def _close(self, app: web.Application) -> None:
         tasks, self._tasks = self._tasks, []
+        # On Python 3.11 a store's client may swallow a cancellation, so the loops look for themselves as well.
+        self._ending = True
+        self._wake_loops()
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         await super()._close(app)
 
+    def _wake_loops(self) -> None:
+        self._wake.set()
+
     async def _publishing(self) -> None:
-        """Tell what is untold, for ever: at least once, in the order of each record."""
-        while True:
+        """Tell what is untold, until the end: at least once, in the order of each record."""
+        while not self._ending:
             await self._wake.wait()
             if not self._untold:
                 self._wake.clear()

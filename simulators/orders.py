@@ -95,7 +95,6 @@ class OrderServiceSim(Companion[Order]):
             self._owing.pop(record.id, None)
 
     async def _start(self, app: web.Application) -> None:
-        # An event belongs to one loop, and a simulator may be served again in another.
         self._owing_some = asyncio.Event()
         await self._neighbours.open()
         await super()._start(app)
@@ -199,10 +198,14 @@ class OrderServiceSim(Companion[Order]):
             if told.alarming:
                 log.warning("payment event %s: %s", told.outcome, message.place)
 
+    def _wake_loops(self) -> None:
+        super()._wake_loops()
+        self._owing_some.set()
+
     async def _refunding(self) -> None:
-        """Ask the engine for what is owed, for ever; an order whose answer is lost goes to the end of the line."""
+        """Ask the engine for what is owed, until the end; an order whose answer is lost goes to the end of the line."""
         pause_s = REFUND_PAUSE_S
-        while True:
+        while not self._ending:
             await self._owing_some.wait()
             if not self._owing:
                 self._owing_some.clear()
