@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 
 from app import __version__, logs
-from app.settings import ROLES, ConfigError, Settings, from_process, missing
+from app.settings import NOTIFY, ROLES, ConfigError, Settings, from_process, missing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +37,13 @@ def _serve(given: argparse.Namespace) -> int:
     return _run(_one_process(settings, given.roles, reuse_port=given.reuse_port), settings)
 
 
+def _notify(given: argparse.Namespace) -> int:
+    from app.notifying import settings_of
+
+    settings = settings_of(from_process(given.config))
+    return _run(_one_process(settings, (NOTIFY,)), settings)
+
+
 def _demo(given: argparse.Namespace) -> int:
     return _run(_demo_process(given), from_process(given.config))
 
@@ -48,7 +55,7 @@ async def _demo_process(given: argparse.Namespace) -> int:
         async with surroundings(given.config, given.data, DemoPorts()) as settings:
             print(banner(settings, given.data), flush=True)
             if given.processes == 1:
-                return await _one_process(settings, ROLES, create=True)
+                return await _one_process(settings, (*ROLES, NOTIFY), create=True)
             await _create(settings)
             return await _supervised(settings, given, environment(settings))
     except DemoFailed as error:
@@ -120,6 +127,7 @@ _SECRETS: Final = {
     "consumer_secret",
     "passkey",
     "callback_secret",
+    "password",
 }
 
 
@@ -284,6 +292,7 @@ def _running(command: Command) -> None:
         "--processes", type=_processes, default=1, metavar="N", help="processes on one port (default: 1)"
     )
     serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
+    command("notify", _notify, "tell people of events: notifications to the log and by mail, as configured")
     check = command("check-config", _check_config, "show the effective settings and what `serve` misses")
     for sub in (serve, check):
         sub.add_argument("--roles", type=_roles, default=ROLES, help=f"some of {','.join(ROLES)} (default: all)")

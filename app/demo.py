@@ -40,6 +40,7 @@ _PACKAGE: Final = "660e8400-e29b-41d4-a716-446655440001"
 _CALLBACK: Final = ("callback_base_url", "callback_secret")
 _OF_PACKAGE: Final = ("client", "name", "price")
 _SECRETS: Final = "secrets.json"
+_WEBHOOKS: Final = ("enabled", "allow_http", "allow_private")
 
 
 class DemoPorts(msgspec.Struct, frozen=True):
@@ -65,6 +66,8 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
         "gateway": {"enabled": True},
         "mpesa": {"enabled": True},
         "vault": {"enabled": True},
+        # On one's own machine, where whoever is told listens there too.
+        "webhooks": {"enabled": True, "allow_http": True, "allow_private": True},
     }
     configured = from_process(config, defaults)
     async with contextlib.AsyncExitStack() as stack:
@@ -141,6 +144,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "ORDERS_API__ORDERS_URL": settings.orders_api.orders_url,
         "GATEWAY__ENABLED": str(settings.gateway.enabled),
         "VAULT__ENABLED": str(settings.vault.enabled),
+        **{f"WEBHOOKS__{name.upper()}": str(getattr(settings.webhooks, name)) for name in _WEBHOOKS},
         "MPESA__ENABLED": str(mpesa.enabled),
         "MPESA__BASE_URL": mpesa.base_url,
         **{f"MPESA__{name.upper()}": getattr(mpesa, name) for name in (*Merchant._fields, *_CALLBACK)},

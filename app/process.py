@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from app.embedded import FAKE_URL, FakeCheck, fake_client
+from app.notifying import Notifier, notifier
 from app.readiness import ReadinessBoard
 from app.settings import Settings
 from app.surfaces import Mounted, surfaces
@@ -55,7 +56,7 @@ async def run(
         resources.push_async_callback(parts.limiting.aclose)
         # Just checked: else the first requests would be refused until the watch has looked for itself.
         parts.readiness.report("store")
-        await _serve(parts, surfaces(parts, roles), stop=stop, reuse_port=reuse_port)
+        await _serve(parts, surfaces(parts, roles), notifier(parts, roles), stop=stop, reuse_port=reuse_port)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
@@ -75,7 +76,9 @@ def stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, asked)
 
 
-async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Event, reuse_port: bool) -> None:
+async def _serve(
+    parts: Parts, mounted: Sequence[Mounted], notifying: Notifier | None, *, stop: asyncio.Event, reuse_port: bool
+) -> None:
     async with asyncio.TaskGroup() as tasks:
         if parts.tracer:
             parts.tracer.start()
@@ -93,6 +96,8 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
         relaying = tasks.create_task(parts.relay.run()) if parts.relay else None
         reconciling = tasks.create_task(parts.reconciler.run()) if parts.reconciler else None
         listening = tasks.create_task(parts.listener.run()) if parts.listener else None
+        if notifying:
+            notifying.start(tasks)
         async with _listening_ops(parts, reuse_port), contextlib.AsyncExitStack() as listeners:
             # Without a limit there is no connection for it either.
             if any(parts.limiting.of(each.surface.name).rule for each in mounted):
@@ -109,7 +114,15 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
             parts.readiness.report("process")
             structlog.get_logger().info("started", ports={each.surface.name: each.port for each in mounted})
             await stop.wait()
-            await _stop(parts, doors, working=working, relaying=relaying, reconciling=reconciling, listening=listening)
+            await _stop(
+                parts,
+                doors,
+                working=working,
+                relaying=relaying,
+                reconciling=reconciling,
+                listening=listening,
+                notifying=notifying,
+            )
         for task in (*watching, batching, counting):
             task.cancel()
     structlog.get_logger().info("stopped")
@@ -123,6 +136,7 @@ async def _stop(
     relaying: asyncio.Task[None] | None,
     reconciling: asyncio.Task[None] | None,
     listening: asyncio.Task[None] | None,
+    notifying: Notifier | None,
 ) -> None:
     """The stages, under one budget. What does not finish is in Redis, and is taken up by whoever starts next."""
     ends_at = time.monotonic() + parts.settings.server.stop_s
@@ -134,6 +148,8 @@ async def _stop(
         parts.listener.stop()
         await asyncio.wait([listening], timeout=parts.settings.server.stop_s / 3)
         await _cancelled(listening)
+    if notifying:
+        await notifying.stop(within_s=parts.settings.server.stop_s / 3)
     for door in doors:
         door.listener.close()
     # Requests under way are finished here; aiohttp cancels what is left after its own shutdown timeout.

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from app.mpesa_settings import MpesaSettings
+from app.notify_settings import NotifySettings
 from app.surface_settings import (
     CoreSettings,
     GatewaySettings,
@@ -20,6 +21,7 @@ from app.surface_settings import (
     check_networks,
     within,
 )
+from app.webhook_settings import WebhooksSettings
 from clients.kafka import KafkaSettings
 from clients.otlp_settings import NOT_INSTALLED, TracingSettings, installed
 from engine.sealing import CardsSettings
@@ -31,6 +33,8 @@ from resilience.limit_settings import LimitsSettings
 
 ROLES: Final = ("http", "worker", "relay", "reconcile")
 Role = Literal["http", "worker", "relay", "reconcile"]
+NOTIFY: Final = "notify"
+"""The role of a process that tells people of events; `serve` does not have it."""
 
 _PREFIX: Final = "PAYMENTS__"
 _STRIPE_URL: Final = "https://api.stripe.com"
@@ -58,6 +62,8 @@ _NAMES_TAKEN: Final = frozenset(
         "gateway_users",
         "gateway_orders",
         "signing_keys",
+        "user_addresses",
+        "smtp",
     }
 )
 _PORT_ENV: Final = "PAYMENT_SERVICE_PORT"
@@ -211,6 +217,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Further acquirers by name: `[fallbacks.NAME]`."""
     worker: WorkerSettings = WorkerSettings()
     audit: AuditSettings = AuditSettings()
+    notify: NotifySettings = NotifySettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
     tracing: TracingSettings = TracingSettings()
 
     def __post_init__(self) -> None:

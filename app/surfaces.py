@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from app.settings import acquirers
+from app.webhooks import webhook_routes
 from app.wiring import Parts
 from clients.gateway import GatewayLookup
 from clients.jwks import JwksKeys
@@ -110,9 +111,8 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
     waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
     changes = CoreChanges(changing, waiting, auth)
     phones = parts.phones is not None
-    return CoreApi(
-        accepting, parts.payments, parts.guards, auth, waiting, changes, more=_stripe_hook(parts), phones=phones
-    )
+    more = [*_stripe_hook(parts), *webhook_routes(parts, auth)]
+    return CoreApi(accepting, parts.payments, parts.guards, auth, waiting, changes, more=more, phones=phones)
 
 
 def _stripe_hook(parts: Parts) -> list[Route]:

@@ -135,13 +135,13 @@ class TopicAudit:
 def source_of(settings: Settings) -> KafkaTopics | EventLines:
     """Where events go by these settings. Raises `ConfigError`."""
     if settings.kafka.brokers:
-        return KafkaTopics(settings.kafka, _names(settings))
+        return KafkaTopics(settings.kafka, topic_names(settings))
     if not settings.events.file:
         raise ConfigError("kafka.brokers (KAFKA_BROKER) is not set, nor events.file")
-    return EventLines(Path(settings.events.file), _names(settings))
+    return EventLines(Path(settings.events.file), topic_names(settings))
 
 
-def _names(settings: Settings) -> list[str]:
+def topic_names(settings: Settings) -> list[str]:
     """The topics of all surfaces. One without a topic has one for each type of event, named by it."""
     own = [topic for topic in topics(settings).values() if topic]
     return sorted({*own, *(EVENT_TYPES if "" in topics(settings).values() else ())})

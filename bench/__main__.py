@@ -23,12 +23,14 @@ from bench.engines import token
 from bench.limiter import limiter_cost
 from bench.loading import CONNECTIONS, USERS, Loader, Wrong
 from bench.long import Sample, long_run
+from bench.notifying import notify_round
 from bench.operating import operate
 from bench.orders import orders_round
 from bench.results import Result, machine, ratios, spread, targets
 from bench.rounds import Bench, Case, Measured, engine_round, floor_round
 from bench.table import table
 from bench.vault import vault_round
+from bench.webhooks import DEAD, webhooks_round
 
 CASES: Final = (
     Case("floor", "floor"),
@@ -44,10 +46,14 @@ CASES: Final = (
     Case("full, logins", "full", logins=5),
     Case("vault pay", "vault"),
     Case("vault told", "vault told"),
+    Case("notify", "notify"),
+    Case("webhooks", "webhooks"),
+    Case(DEAD, DEAD),
 )
 _OPERATING: Final = "operating"
 _ROUNDS: Final = {"floor": floor_round, "record": orders_round, "recorded": orders_round, "read": orders_round,
-          "vault": vault_round, "vault told": vault_round}  # fmt: skip
+          "vault": vault_round, "vault told": vault_round, "notify": notify_round,
+          "webhooks": webhooks_round, DEAD: webhooks_round}  # fmt: skip
 _RESULTS: Final = Path(__file__).parent / "results"
 _NEEDED: Final = {"wrk": "the load generator (Debian: apt-get install wrk)",
                   "redis-server": "6.2 or newer (Debian: apt-get install redis-server)"}  # fmt: skip

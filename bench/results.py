@@ -117,7 +117,8 @@ def targets(
     limiter: LimiterCost,
 ) -> list[Target]:
     """The numbers to reach, and whether they are."""
-    full = by_case(rounds).get("full", [])
+    full, one_dead = by_case(rounds).get("full", []), by_case(rounds).get("webhooks, dead", [])
+    told = by_case(rounds).get("notify", [])
     short_bytes = median(each.redis_bytes for each in full) if full else None
     halfway, end = (long_run[len(long_run) // 2], long_run[-1]) if long_run else (None, None)
     return [
@@ -141,6 +142,8 @@ def targets(
                 ("simulation, payments a second", 200),
             )
         ),
+        _at_least("notify, events a second", median(each.per_second for each in told) if told else None, 2_000),
+        _at_most("webhooks, one dead, worst delay ms", max((each.worst_ms for each in one_dead), default=None), 1000),
         _at_most("audit, MiB more for five times as many", _gained(operating), 5),
         _at_most(READY, operating[READY].median if READY in operating else None, 5),
         _at_most(_LOGINS, shares[_LOGINS].median if _LOGINS in shares else None, 2.0),

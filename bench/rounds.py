@@ -29,10 +29,16 @@ class Case(NamedTuple):
 
     Of the orders surface: `record`, `recorded` with the events told as well, and `read`. Of the vault
     surface: `vault`, checkouts paid, and `vault told`.
+
+    `notify`: the notification worker tells of events by log lines.
+    `webhooks`: a thousand endpoints are told of events; then with one of them dead.
     """
 
     name: str
-    path: Literal["floor", "accept", "full", "record", "recorded", "read", "vault", "vault told"]
+    path: Literal[
+        "floor", "accept", "full", "record", "recorded", "read", "vault", "vault told", "notify",
+        "webhooks", "webhooks, dead"
+    ]  # fmt: skip
     keyed: bool = False
     processes: int = 1
     logins: int = 0
@@ -60,6 +66,8 @@ class Measured(msgspec.Struct, frozen=True):
     foreign: float
     logins: int = 0
     """People who were let in meanwhile."""
+    worst_ms: float = 0.0
+    """Of webhooks: the longest that one took to arrive."""
 
 
 class Bench(NamedTuple):

@@ -94,6 +94,17 @@ class EventFile:
             os.close(file)
 
 
+class DeadLetterFile(EventFile):
+    """The same for messages that nobody understood: what is no JSON is kept as a text."""
+
+    def _line(self, event: OutgoingEvent) -> bytes:
+        try:
+            msgspec.json.decode(event.value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            event = event._replace(value=self._encoder.encode(event.value.decode(errors="replace")))
+        return super()._line(event)
+
+
 def _lock(file: int, timeout_s: float) -> None:
     give_up_at = time.monotonic() + timeout_s
     while True:

@@ -301,3 +301,39 @@ class Overloaded(TryLater):
     def __init__(self, bound: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(f"{bound} is full", retry_after_s=retry_after_s, bound=bound)
         self.bound = bound
+
+
+class WebhookUrlRefused(EngineError):
+    """The URL is none that webhooks are sent to."""
+
+    code = "WEBHOOK_URL_REFUSED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, field="url")
+
+
+class WebhookEndpointNotFound(EngineError):
+    """There is no such endpoint, or it is somebody else's."""
+
+    code = "WEBHOOK_ENDPOINT_NOT_FOUND"
+
+
+class WebhookDeliveryNotFound(EngineError):
+    """The endpoint has no such delivery, or it is too old to be known."""
+
+    code = "WEBHOOK_DELIVERY_NOT_FOUND"
+
+
+class TooManyWebhookEndpoints(EngineError):
+    """The caller has as many endpoints as it may have."""
+
+    code = "TOO_MANY_WEBHOOK_ENDPOINTS"
+
+    def __init__(self, endpoints_max: int) -> None:
+        super().__init__(f"{endpoints_max} endpoints are the most that one owner may have", maximum=endpoints_max)
+
+
+class WebhookEndpointDisabled(EngineError):
+    """The endpoint is disabled; enable it first."""
+
+    code = "WEBHOOK_ENDPOINT_DISABLED"

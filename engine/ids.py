@@ -21,6 +21,7 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _PAYMENT_ID: Final = re.compile(rf"pay-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
 _ACCOUNT_ID: Final = re.compile(rf"acc-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
+_ENDPOINT_ID: Final = re.compile(rf"we_[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
 _CARD_ID: Final = re.compile(rf"card-[{_ALPHABET}]{{26}}[0-9a-f]{{2}}\Z")
 
 
@@ -60,6 +61,10 @@ class PaymentIds:
         """A new id for a stored card that lives in `shard`: `card-`, a ULID, two hex digits."""
         return f"card-{self._ulid()}{shard:02x}"
 
+    def mint_endpoint(self, shard: int) -> str:
+        """A new id for a webhook endpoint that lives in `shard`: `we_`, a ULID, two hex digits."""
+        return f"we_{self._ulid()}{shard:02x}"
+
     def _ulid(self) -> str:
         return _base32((self._clock() << 80) | int.from_bytes(self._random_bytes(10), "big"), 13)
 
@@ -85,6 +90,11 @@ def is_account_id(text: str) -> bool:
 def is_card_id(text: str) -> bool:
     """Whether `text` has the form of a stored card's id."""
     return _CARD_ID.match(text) is not None
+
+
+def is_endpoint_id(text: str) -> bool:
+    """Whether `text` has the form of a webhook endpoint's id."""
+    return _ENDPOINT_ID.match(text) is not None
 
 
 def shard_of_card(card_id: str) -> int:

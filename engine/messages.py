@@ -24,6 +24,10 @@ class Message(NamedTuple):
     @property
     def id(self) -> str:
         """What its sender calls it, however often it is sent; else where it stands."""
+        return self.given_id or self.place
+
+    @property
+    def given_id(self) -> str:
+        """What its sender calls it; empty when it has no name."""
         headers = dict(self.headers)
-        named = next((headers[name] for name in _ID_HEADERS if headers.get(name)), b"")
-        return named.decode(errors="replace") or self.place
+        return next((headers[name] for name in _ID_HEADERS if headers.get(name)), b"").decode(errors="replace")

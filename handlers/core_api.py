@@ -48,6 +48,11 @@ ERRORS: Final[ErrorTable] = {
     errors.SigningKeysUnavailable: 503,
     errors.StoreUnavailable: 503,
     errors.Overloaded: 503,
+    errors.WebhookUrlRefused: 422,
+    errors.WebhookEndpointNotFound: 404,
+    errors.WebhookDeliveryNotFound: 404,
+    errors.WebhookEndpointDisabled: 409,
+    errors.TooManyWebhookEndpoints: 409,
 }
 
 

@@ -38,12 +38,18 @@ class Page(NamedTuple):
         return page, urlsafe_b64encode(page[-1].id.encode()).decode() if more else None
 
 
-def page_of(request: web.Request) -> Page:
-    """The page that the request asks for."""
+def limit_of(request: web.Request) -> int:
+    """How long a page the request asks for."""
     text = request.query.get("limit", str(PAGE_DEFAULT))
     limit = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
     if not 1 <= limit <= PAGE_MAX:
         raise HttpRefused(422, "INVALID_REQUEST", f"limit must be 1 to {PAGE_MAX}", details={"field": "limit"})
+    return limit
+
+
+def page_of(request: web.Request) -> Page:
+    """The page that the request asks for."""
+    limit = limit_of(request)
     cursor = request.query.get("cursor")
     if cursor is None:
         return Page(limit, None)

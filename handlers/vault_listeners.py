@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final
 
 import msgspec
 import structlog
 from msgspec import Meta, Raw
 
-from engine.cards import Pan
-from engine.errors import Overloaded, PaymentMethodRefused, PaymentNotFound, StoreUnavailable
-from engine.events import Answer, OutgoingEvent, Refused
+from engine.errors import Overloaded, PaymentNotFound, StoreUnavailable
 from engine.messages import Message
 from engine.purchase import Poison
 from engine.vault_refunds import Done, RefundAll, RefundProduct, VaultRefunds, refund_id_of
+from handlers.dead_letters import DeadLetters, Publisher
 from handlers.vault_types import QUANTITY_MAX
 from metrics.instruments import Instruments
 
 _IGNORED: Final = "ignored"
 _DEAD: Final = "dead"
 _PAUSE_MAX_S: Final = 5.0
-_HEADERS_BYTES_MAX: Final = 16_384
-_CARD_NUMBER: Final = re.compile(rb"(?<![0-9A-Za-z])[0-9](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z])")
-_BETWEEN: Final = re.compile(rb"[ -]")
 _NOTHING: Final = Raw(b'""')
 
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -63,12 +58,6 @@ class ProductRefunded(msgspec.Struct, rename="camel"):
         return "ProductRefunded(…)"
 
 
-class Publisher(Protocol):
-    """Where messages go that can never be done."""
-
-    async def publish(self, events: Sequence[OutgoingEvent]) -> list[Answer]: ...
-
-
 class VaultListeners:
     """The listeners of the vault contract. `handle` returns when every message has had its effect or was put aside.
 
@@ -89,7 +78,7 @@ class VaultListeners:
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
         self._refunds = refunds
-        self._dead = dead
+        self._dead = DeadLetters(dead, pause_s=pause_s, sleep=sleep)
         self._tries_max = tries_max
         self._pause_s = pause_s
         self._sleep = sleep
@@ -122,7 +111,9 @@ class VaultListeners:
             else:
                 self._counts[message.topic, outcome].inc()
         if poisoned:
-            await self._put_aside(poisoned)
+            await self._dead.put(poisoned)
+            for message, _ in poisoned:
+                self._counts[message.topic, _DEAD].inc()
 
     async def _outcome(self, message: Message) -> str | Poison:
         try:
@@ -162,42 +153,3 @@ class VaultListeners:
                 log.warning("refund waits", payment_id=wanted.payment_id, reason=str(error))
                 await self._sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_MAX_S)
-
-    async def _put_aside(self, poisoned: Sequence[tuple[Message, str]]) -> None:
-        left = [_dead_letter(message, reason) for message, reason in poisoned]
-        pause_s = self._pause_s
-        while left:
-            taken = await self._dead.publish(left)
-            for letter, answer in zip(left, taken, strict=True):
-                if isinstance(answer, Refused):
-                    # Kept where it came from, and named here: waiting for what will never be would stop the others.
-                    log.error("message cannot be put aside", topic=letter.topic, place=letter.key, reason=answer.reason)
-            left = [letter for letter, answer in zip(left, taken, strict=True) if answer is False]
-            if left:
-                await self._sleep(pause_s)
-                pause_s = min(pause_s * 2, _PAUSE_MAX_S)
-        for message, reason in poisoned:
-            self._counts[message.topic, _DEAD].inc()
-            log.warning("message put aside", topic=message.topic, place=message.place, reason=reason)
-
-
-def _dead_letter(message: Message, reason: str) -> OutgoingEvent:
-    """The message as it was, but for card numbers, with why it is here."""
-    kept = [(name, _masked(value).decode(errors="replace")) for name, value in message.headers if name != "ce_id"]
-    if sum(len(name) + len(value) for name, value in kept) > _HEADERS_BYTES_MAX:
-        kept = []
-    own = (("ce_id", _masked(message.id.encode()).decode()), ("reason", reason), ("source", message.place))
-    return OutgoingEvent(f"{message.topic}.dead", message.place, _masked(message.value), (*kept, *own))
-
-
-def _masked(value: bytes) -> bytes:
-    """Without card numbers: a topic for what nobody understood is no place to keep them."""
-
-    def mask(found: re.Match[bytes]) -> bytes:
-        digits = _BETWEEN.sub(b"", found.group())
-        try:
-            return b"0" * (len(digits) - 4) + Pan(digits.decode()).last4.encode()
-        except PaymentMethodRefused:
-            return found.group()
-
-    return _CARD_NUMBER.sub(mask, value)

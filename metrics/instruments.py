@@ -211,6 +211,69 @@ class Instruments:
             ["listener", "outcome"],
             registry=registry,
         )
+        self.notifications = Counter(
+            "notifications_total",
+            "Events by type, channel and outcome. record: written, repeated, no_user, ignored (an unknown type). log: "
+            "told. mail: waiting (or full: too many wait for this user), then sent, refused, no_address or expired; "
+            "failed is a try that will be repeated.",
+            ["type", "channel", "outcome"],
+            registry=registry,
+        )
+        self.notifications_parked = Counter(
+            "notifications_parked_total",
+            "Events put aside because nobody can understand them: not_json, no_id, no_type, malformed, broke.",
+            ["reason"],
+            registry=registry,
+        )
+        self.notifications_lag = Gauge(
+            "notifications_lag_seconds",
+            "Age of the oldest event that the notification worker has in hand; 0 when it has none.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.mails_waiting = Gauge(
+            "notification_mails_waiting",
+            "Mails that were not sent yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.mails_oldest = Gauge(
+            "notification_mails_oldest_seconds",
+            "Age of the oldest mail that was not sent yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.webhook_deliveries = Counter(
+            "webhook_deliveries_total",
+            "Tries at telling webhook endpoints (delivered, failed, ended: failed for the last time), and messages "
+            "that had no room (full), lost their endpoint (dropped) or could not be read (unreadable).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.webhook_duration = Histogram(
+            "webhook_delivery_seconds",
+            "Seconds of one try at telling a webhook endpoint.",
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self.webhook_disabled = Counter(
+            "webhook_endpoints_disabled_total",
+            "Webhook endpoints disabled because they were failing for long, or said that they are gone.",
+            ["reason"],
+            registry=registry,
+        )
+        self.webhooks_waiting = Gauge(
+            "webhook_deliveries_waiting",
+            "Webhook messages that are not delivered yet.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.webhooks_oldest = Gauge(
+            "webhook_deliveries_oldest_seconds",
+            "Age of the oldest of them.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self.jobs_claimed = Counter(
             "jobs_claimed_total",
             "Jobs taken over from a worker that stopped answering.",

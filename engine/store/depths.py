@@ -39,8 +39,8 @@ class RedisDepths:
         jobs, outbox, unknown, items, parked = await asyncio.gather(
             self._streams([shard.jobs for shard in shards]),
             self._streams([shard.outbox for shard in shards]),
-            self._sets([shard.unknown for shard in shards]),
-            self._sets([shard.items for shard in shards]),
+            depth_of_sets(self._batcher, [shard.unknown for shard in shards]),
+            depth_of_sets(self._batcher, [shard.items for shard in shards]),
             self._streams([shard.parked for shard in shards]),
         )
         return Depths(jobs, outbox, unknown, items, parked)
@@ -50,12 +50,12 @@ class RedisDepths:
         firsts = await asyncio.gather(*(self._batcher.command("XRANGE", name, "-", "+", "COUNT", 1) for name in names))
         return _depth(lengths, [int(page[0][0].split(b"-")[0]) for page in firsts if page])
 
-    async def _sets(self, names: list[str]) -> Depth:
-        sizes = await asyncio.gather(*(self._batcher.command("ZCARD", name) for name in names))
-        firsts: list[Any] = await asyncio.gather(
-            *(self._batcher.command("ZRANGE", name, 0, 0, "WITHSCORES") for name in names)
-        )
-        return _depth(sizes, [_score(page) for page in firsts if page])
+
+async def depth_of_sets(batcher: Batcher, names: list[str]) -> Depth:
+    """The depth of sorted sets whose scores are times, together."""
+    sizes = await asyncio.gather(*(batcher.command("ZCARD", name) for name in names))
+    firsts: list[Any] = await asyncio.gather(*(batcher.command("ZRANGE", name, 0, 0, "WITHSCORES") for name in names))
+    return _depth(sizes, [_score(page) for page in firsts if page])
 
 
 def _score(page: Any) -> int:

@@ -38,6 +38,7 @@ class ShardKeys:
         self.unknown = f"{self.tag}:unknown"
         self.balances = f"{self.tag}:balances"
         self.items = f"{self.tag}:items"
+        self.hooks_of_all = f"{self.tag}:hooks-of-all"
         self._payment = f"{self.tag}:payment:"
         self._card = f"{self.tag}:card:"
         self._cvv = f"{self.tag}:cvv:"
@@ -139,6 +140,14 @@ class ShardKeys:
         """String with a time to live: a payment of this id must not be made any more."""
         return self._void + payment_id
 
+    def hook(self, endpoint_id: str) -> str:
+        """String: a webhook endpoint's record as JSON."""
+        return f"{self.tag}:hook:{endpoint_id}"
+
+    def hooks(self, owner: str) -> str:
+        """String: the ids of the owner's webhook endpoints, as JSON."""
+        return f"{self.tag}:hooks:{owner}"
+
     def lease(self, role: str) -> str:
         """String with a time to live: the process that does `role` for this shard."""
         return self._lease + role
@@ -150,6 +159,10 @@ class ShardKeys:
     def email(self, digest: str) -> str:
         """String: the id of the account that has the e-mail address of this keyed digest."""
         return self._email + digest
+
+    def notification(self, event_id: str) -> str:
+        """Hash with a time to live: `n`, the notification of this event as JSON; beside it each channel's state."""
+        return f"{self.tag}:notification:{event_id}"
 
 
 class Keys:

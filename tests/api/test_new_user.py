@@ -196,6 +196,7 @@ def test_a_new_user_pastes_the_banner_and_finds_everything_again_after_ctrl_c(tm
             [event] = eventually_published(demo, payment["id"])
             assert event["event_type"] == "payment_completed"
             assert event["data"]["transaction_id"] == payment["transactionId"]
+            assert notified(demo, payment["id"])["text"] == f"We received 75.48 USD for order {order['id']}."
             ada = a_payment_of_her_own(demo)
         wait_until_free()
         with demo.running() as (_, order_line, pay_line):
@@ -211,6 +212,19 @@ def test_a_new_user_pastes_the_banner_and_finds_everything_again_after_ctrl_c(tm
     *core, recorded = demo.events()
     assert [event["key"] for event in core] == [payment["id"], ada["id"], another["id"]]
     assert (recorded["topic"], recorded["value"]["eventType"]) == ("payment-events", "payment.created")
+
+
+def notified(demo: Demo, payment_id: str) -> dict[str, Any]:
+    """The line that tells the payment's user."""
+    ends_at = time.monotonic() + 60
+    while True:
+        lines = [json.loads(line) for line in (demo.data.parent / "demo.log").read_text().splitlines()]
+        found = [line for line in lines if line["message"] == "notification" and line["subject"] == payment_id]
+        if found:
+            [told] = found
+            return dict(told)
+        assert time.monotonic() < ends_at, "nobody was told"
+        time.sleep(0.05)
 
 
 def of_an_order(demo: Demo, token: str) -> None:

@@ -16,10 +16,11 @@ from tests.api.world import PAYMENTS, USER, World, payment_body, running_world, 
 # The same requests in every run: a suite must not be red by luck. Other seeds are for whoever looks for trouble.
 SEED = "20"
 ORDERS = 100
+HOOKS = "/api/webhook-endpoints"
 
 # No check is left out. One is told what it cannot know: a request of the documented form may still be refused with
 # 422, because JSON Schema has no words for Luhn's check, a card's expiry, the decimals of a currency, the amount of
-# an order, and cursors that were given out.
+# an order, cursors that were given out, and names that lead to private addresses.
 ACCEPTANCE = ("2xx", "401", "403", "404", "409", "422")
 
 
@@ -54,7 +55,12 @@ async def known_values(world: World) -> dict[str, list[Any]]:
     keyed = await world.pay(payment_body(await world.order()), key="known-key", auth=service_token())
     assert keyed.status == 201
     ids = [payment["id"] for payment in made]
+    wanted = b'{"url": "https://shop.example.com/hooks"}'
+    headers = {"Content-Type": "application/json"}
+    hooks = [await world.send("POST", HOOKS, body=wanted, auth=service_token(), headers=headers) for _ in range(9)]
     return {
+        "path.endpoint_id": [answer.json["id"] for answer in hooks],
+        "body.url": ["https://shop.example.com/hooks"],
         "path.payment_id": ids,
         "path.user_id": [USER],
         "path.key": ["known-key"],
@@ -68,7 +74,7 @@ async def known_values(world: World) -> dict[str, list[Any]]:
 
 
 async def test_the_engine_keeps_to_its_document_with_a_token(tmp_path: Path) -> None:
-    async with running_world() as world:
+    async with running_world(PAYMENTS__WEBHOOKS__ENABLED="true") as world:
         file = config(tmp_path, await known_values(world))
         token_header = ("--header", f"Authorization: Bearer {service_token()}")
         code, report = await schemathesis(world.engine.base, tmp_path, file, ["--max-examples", "20", *token_header])
@@ -79,6 +85,10 @@ async def test_the_engine_keeps_to_its_document_with_a_token(tmp_path: Path) -> 
         await seen(world, 200, "/api/idempotency-keys/{key}")
         for status in (201, 400, 401, 404, 409, 415, 422):
             await seen(world, status, PAYMENTS)
+        for status in (201, 400, 401, 409, 415, 422):
+            await seen(world, status, HOOKS)
+        for path in ("", "/enable", "/rotate-secret", "/deliveries"):
+            await seen(world, 200, f"{HOOKS}/{{endpoint_id}}{path}")
         assert await world.metric("http_requests_total", status="500") == 0
         assert "request broke" not in {line["message"] for line in await world.log_lines()}
 

@@ -1,0 +1,216 @@
+"""Posting to addresses that strangers have chosen, without being led into the private network, or held up.
+
+A name is looked up once for a connection, every address it has is looked at, and the connection goes to what was
+looked at: who answers differently a moment later (DNS rebinding) has been asked for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from engine.ids import Clock
+from engine.webhook_sender import PostAnswer
+from engine.webhook_urls import is_public
+
+BODY_BYTES_MAX: Final = 4096
+"""Read of an answer's body, so that the connection can be used again. Whoever sends more is hung up on."""
+_BODY_TIMEOUT_S: Final = 1.0
+_HEADER_BYTES_MAX: Final = 8190
+_LOOKUPS_AT_ONCE: Final = 32
+_KEEPALIVE_S: Final = 4.0
+_ADDRESSES_MAX: Final = 16
+
+Lookup = Callable[..., list[tuple[Any, ...]]]
+
+
+class AddressRefused(OSError):
+    """The host has an address that may not be connected to."""
+
+
+class CheckedResolver(AbstractResolver):
+    """Looks names up in threads of its own, one look-up for a name at a time, and refuses what is not public.
+
+    The loop's own threads are few: some names whose servers never answer would hold up everybody.
+    """
+
+    def __init__(self, allowed: Callable[[str], bool], lookup: Lookup = socket.getaddrinfo) -> None:
+        self._allowed = allowed
+        self._lookup = lookup
+        self._threads = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, thread_name_prefix="webhook-names")
+        self._under_way: dict[tuple[str, int], asyncio.Future[list[tuple[Any, ...]]]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """All addresses of the host. Raises `AddressRefused` when one of them is not allowed, else `OSError`."""
+        found = await self._looked_up(host, port)
+        addresses = [(kind, str(place[0])) for kind, _, _, _, place in found[:_ADDRESSES_MAX]]
+        if not addresses or not all(self._allowed(address) for _, address in addresses):
+            raise AddressRefused("an address that is not allowed")
+        return [_resolved(host, address, port, kind) for kind, address in addresses]
+
+    async def close(self) -> None:
+        """Let the threads end; one that waits for a name's server does so by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _looked_up(self, host: str, port: int) -> list[tuple[Any, ...]]:
+        asked = self._under_way.get((host, port))
+        if asked is None:
+            loop = asyncio.get_running_loop()
+            asked = loop.run_in_executor(self._threads, lambda: self._lookup(host, port, type=socket.SOCK_STREAM))
+            self._under_way[host, port] = asked
+            asked.add_done_callback(lambda done: self._end((host, port), done))
+        # Whoever runs out of time leaves the look-up to those who still wait for it.
+        return await asyncio.shield(asked)
+
+    def _end(self, name: tuple[str, int], done: asyncio.Future[list[tuple[Any, ...]]]) -> None:
+        self._under_way.pop(name, None)
+        if not done.cancelled():
+            done.exception()  # seen, also when everybody has left
+
+
+class WebhookPoster:
+    """Posts and tells what came of it. An async context manager.
+
+    No redirect is followed, no proxy of the environment used, no cookie kept, no body of an answer kept. All of it
+    within `timeout_s`.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        timeout_s: float,
+        allow_http: bool = False,
+        allow_private: bool = False,
+        user_agent: str = "payment-engine-webhooks",
+        lookup: Lookup = socket.getaddrinfo,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`tls`: whose certificates are believed; the system's authorities when it is not given."""
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._schemes = ("https", "http") if allow_http else ("https",)
+        self._allow_private = allow_private
+        self._user_agent = user_agent
+        self._lookup = lookup
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> WebhookPoster:
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            use_dns_cache=False,
+            resolver=CheckedResolver(self._allowed, self._lookup),
+            socket_factory=self._socket,
+            keepalive_timeout=_KEEPALIVE_S,
+            ssl=self._tls or ssl.create_default_context(),
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the whole has one, see `post`
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            max_line_size=_HEADER_BYTES_MAX,
+            max_field_size=_HEADER_BYTES_MAX,
+            headers={"User-Agent": self._user_agent, "Content-Type": "application/json", "Accept": "*/*"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes) -> PostAnswer:
+        """Post once. Whatever goes wrong is the answer's `reason`."""
+        assert self._session is not None, "opened"
+        target, answer = URL(url, encoded=True), None
+        # What was allowed when the endpoint was made may be so no longer.
+        if target.scheme not in self._schemes:
+            return PostAnswer(0, "url_refused")
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._session.post(target, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                answer = PostAnswer(response.status, "", self._retry_after_s(response.headers.get("Retry-After")))
+                await _drain(response)
+        except TimeoutError:
+            return answer or PostAnswer(0, "timeout")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return answer or PostAnswer(0, _reason(error))
+        return answer
+
+    def _allowed(self, address: str) -> bool:
+        return self._allow_private or is_public(address)
+
+    def _socket(self, info: tuple[Any, ...]) -> socket.socket:
+        # Addresses that stand in the URL are not looked up, so this is where they are seen, like all others.
+        family, kind, protocol, _, place = info
+        if not self._allowed(str(place[0])):
+            raise AddressRefused("an address that is not allowed")
+        return socket.socket(family, kind, protocol)
+
+    def _retry_after_s(self, text: str | None) -> float | None:
+        """Seconds to wait (RFC 9110 §10.2.3), or None when nothing was said that can be understood."""
+        if text is None:
+            return None
+        if text.isascii() and text.isdecimal():
+            return float(text[:9])
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - self._clock() / 1000)
+        except (ValueError, OverflowError):
+            return None
+
+
+def _resolved(host: str, address: str, port: int, family: int) -> ResolveResult:
+    tcp, numeric = socket.IPPROTO_TCP, socket.AI_NUMERICHOST
+    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=tcp, flags=numeric)
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read the little that a good answer has behind its head; its status has said everything."""
+    left = BODY_BYTES_MAX
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            while left > 0 and (chunk := await response.content.read(left)):
+                left -= len(chunk)
+    if not response.content.at_eof():
+        response.close()
+
+
+def _reason(error: BaseException) -> str:
+    """A word, never the error's text: it may quote what a stranger has sent."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, AddressRefused):
+            return "address_refused"
+        cause = cause.__cause__
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "name_not_found"
+        case aiohttp.ClientSSLError():
+            return "tls"
+        case aiohttp.ClientConnectorError():
+            return "not_connected"
+        case aiohttp.InvalidURL():
+            return "url_refused"
+        case aiohttp.ClientResponseError():
+            return "bad_answer"
+        case _:
+            return "connection_broken"

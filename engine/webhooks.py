@@ -1,0 +1,133 @@
+"""Webhooks: who wants to be told of events, what a message is, and what became of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final, Literal
+
+import msgspec
+
+from engine import events, purchase, recorded
+from engine.notifying import Notice
+
+EVENT_TYPES: Final = (
+    events.AUTHORIZED, events.COMPLETED, events.FAILED, events.CANCELLED, events.REFUNDED, events.REFUND_FAILED,
+    recorded.CREATED, recorded.STATUS_UPDATED,
+    purchase.COMPLETED, purchase.FAILED, purchase.REFUNDED,
+    "user_created", "user_verified", "order_created", "order_confirmed",
+)  # fmt: skip
+"""What an endpoint can ask for by name: the engine's own events, and those of the services around it."""
+
+ATTEMPTS_KEPT_MAX: Final = 30
+"""Of one message, the latest."""
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+_encode = msgspec.json.Encoder().encode
+
+Disabled = Literal["", "failing", "gone"]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, rename={"version": "v"}):
+    """Where somebody wants to be told of events. `version` stands first: the store's compare-and-set reads it there."""
+
+    version: int
+    id: str
+    owner: str
+    """The subject of the token that made it."""
+    everything: bool
+    """Of everybody's payments, not only of the owner's."""
+    url: str
+    event_types: tuple[str, ...]
+    """None: all."""
+    description: str
+    created_ms: int
+    secret: bytes
+    """Sealed, as `previous` is."""
+    previous: bytes = b""
+    """The secret before, which signs along until `previous_until_ms`."""
+    previous_until_ms: int = 0
+    failing_since_ms: int = 0
+    """When the first of the tries failed that have all failed since; 0: the last one was delivered."""
+    disabled: Disabled = ""
+    disabled_ms: int = 0
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.id})"
+
+    def wants(self, notice: Notice) -> bool:
+        """Whether it is to be told of this."""
+        mine = self.everything or (bool(notice.user_id) and notice.user_id == self.owner)
+        return mine and (not self.event_types or notice.type in self.event_types)
+
+
+class Try(msgspec.Struct, frozen=True, kw_only=True):
+    """One try at telling an endpoint. Of what it answered only the status is kept."""
+
+    at_ms: int
+    status: int = 0
+    """0: there was no answer."""
+    reason: str = ""
+    """Why there was none, in a word; empty when there was one."""
+    duration_ms: int = 0
+
+
+State = Literal["waiting", "delivered", "failed"]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """An event on its way to one endpoint. The body that is sent lies behind it in its item, the same in every try."""
+
+    id: str
+    """`webhook-id`: the same for the same event, however often it is sent."""
+    type: str
+    subject: str
+    created_ms: int
+    state: State = "waiting"
+    tries: int = 0
+    """Since it was made, or was asked to be sent again."""
+    attempts: tuple[Try, ...] = ()
+
+    def tried(self, attempt: Try, state: State) -> Message:
+        """The message after one more try."""
+        attempts = (*self.attempts, attempt)[-ATTEMPTS_KEPT_MAX:]
+        return msgspec.structs.replace(self, state=state, tries=self.tries + 1, attempts=attempts)
+
+
+_decode = msgspec.json.Decoder(Message).decode
+
+
+def message_of(notice: Notice, *, now_ms: int) -> Message:
+    """The message that tells of an event."""
+    return Message(id=_plain("msg_", notice.id), type=notice.type, subject=notice.subject[:128], created_ms=now_ms)
+
+
+def line_of(message: Message) -> str:
+    """What it must not overtake: messages of one line go out in their order."""
+    return _plain("sub_", message.subject or message.id)
+
+
+def body_of(notice: Notice) -> bytes:
+    """What is sent, in the form that Standard Webhooks recommends: the event's own JSON is its `data`."""
+    return b"".join(
+        (b'{"type":', _encode(notice.type), b',"timestamp":', _encode(notice.time), b',"data":', notice.body, b"}")
+    )
+
+
+def pack(message: Message, body: bytes) -> bytes:
+    """A message with its body, as one item of the schedule."""
+    return _encode(message) + b"\n" + body
+
+
+def unpack(item: bytes) -> tuple[Message, bytes]:
+    """The message and its body. Raises `ValueError`."""
+    head, _, body = item.partition(b"\n")
+    return _decode(head), body
+
+
+def _plain(prefix: str, name: str) -> str:
+    # Names come from topics that anybody may write to; in a header, a path or a key they must be harmless.
+    if _PLAIN.match(name):
+        return name
+    return prefix + hashlib.blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
