@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from clients.http import Exchanges
+from clients.kafka_consumer import Handle
 from clients.wire import Answer, Url
 from engine import context
 from engine.cards import SealedInstrument
@@ -181,9 +182,6 @@ class TracedPublisher:
                         span.fail("not_acknowledged")
                     span.end()
         return answers
-
-
-Handle = Callable[[Sequence[Message]], Awaitable[None]]
 
 
 def traced_handle(handle: Handle, tracer: Tracer) -> Handle:
