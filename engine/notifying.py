@@ -10,7 +10,7 @@ class Notice(NamedTuple):
     """An event that somebody may want to be told of."""
 
     id: str
-    """Unique for ever; the same event comes again with the same id (`ce_id`)."""
+    """Unique for ever; the same event comes again with the same id: the engine's `ce_id`, others' with their source."""
     type: str
     """For example `payment_completed`."""
     source: str

@@ -13,6 +13,7 @@ from engine.notifying import Notice
 from engine.webhooks import Endpoint, body_of, line_of, message_of, pack
 from metrics.instruments import Instruments
 
+_TAKEN_AT_ONCE: Final = 100
 _TOLD_OF_FULL_S: Final = 60
 
 
@@ -60,7 +61,12 @@ class WebhookSink:
         self._told_of_full_ms = 0
 
     async def take(self, notices: Sequence[Notice]) -> None:
-        """Make a message of each notice for each endpoint that wants it. Raises `StoreUnavailable`."""
+        """Make a message of each notice for each endpoint that wants it. Raises `StoreUnavailable` or `Overloaded`."""
+        # One after the other: each notice may be for a thousand endpoints, and their order must hold.
+        for first in range(0, len(notices), _TAKEN_AT_ONCE):
+            await self._take(notices[first : first + _TAKEN_AT_ONCE])
+
+    async def _take(self, notices: Sequence[Notice]) -> None:
         listening = await self._endpoints.listening({notice.user_id for notice in notices if notice.user_id})
         if not listening.by_owner and not listening.of_all:
             return
@@ -78,7 +84,9 @@ class WebhookSink:
             endpoint.id: endpoint for endpoint in (*listening.by_owner.get(notice.user_id, ()), *listening.of_all)
         }
         wanting = [
-            endpoint for endpoint in candidates.values() if endpoint.wants(notice) and self._keeps(endpoint, now_ms)
+            endpoint
+            for endpoint in candidates.values()
+            if endpoint.wants(notice.type) and self._keeps(endpoint, now_ms)
         ]
         if not wanting:
             return

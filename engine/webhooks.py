@@ -56,10 +56,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, rename={"version": "v"
     def __repr__(self) -> str:
         return f"Endpoint({self.id})"
 
-    def wants(self, notice: Notice) -> bool:
-        """Whether it is to be told of this."""
-        mine = self.everything or (bool(notice.user_id) and notice.user_id == self.owner)
-        return mine and (not self.event_types or notice.type in self.event_types)
+    def wants(self, event_type: str) -> bool:
+        """Whether it is to be told of events of this type."""
+        return not self.event_types or event_type in self.event_types
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ _HEADER_MAX: Final = 256
 _ID: Final = re.compile(r"[\x21-\x7e]{1,200}\Z")
 _RECORD: Final = "record"
 _UNKNOWN: Final = "unknown"
+_OURS: Final = "/payments/"
 
 log = structlog.get_logger()
 
@@ -161,7 +162,8 @@ class NotifyListener:
             body = _decode(message.value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Poison("not_json")
-        event_id = message.given_id
+        source = _shown(headers.get("ce_source", ""))
+        event_id = _name_of(message.given_id, source)
         if not _ID.match(event_id):
             # Nobody could tell it from the same event when it comes again.
             return Poison("no_id")
@@ -178,7 +180,7 @@ class NotifyListener:
         notice = Notice(
             id=event_id,
             type=event_type,
-            source=_shown(headers.get("ce_source", "")),
+            source=source,
             subject=_shown(headers.get("ce_subject", "")) or told.about or told.payment_id,
             user_id=told.user_id,
             time=self._time(headers.get("ce_time") or body.timestamp),
@@ -195,9 +197,10 @@ class NotifyListener:
 
     async def _insist(self, events: Sequence[Event]) -> None:
         pause_s, complained = _PAUSE_S, False
+        states: dict[str, dict[str, str]] = {name: {} for name in self._channels}
         while True:
             try:
-                return await self._tell(events)
+                return await self._tell(events, states)
             except (StoreUnavailable, Overloaded) as error:
                 if not complained:
                     log.warning("notifications wait", events=len(events), reason=str(error))
@@ -205,7 +208,8 @@ class NotifyListener:
                 await self._sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
-    async def _tell(self, events: Sequence[Event]) -> None:
+    async def _tell(self, events: Sequence[Event], states: dict[str, dict[str, str]]) -> None:
+        """`states`: what channels have done with these events already, though it may not be noted."""
         notices = await self._with_users(events)
         found = [
             _notification(notice, event.told, self._channels_for(notice.type))
@@ -214,13 +218,13 @@ class NotifyListener:
         ]
         taken = await self._notifications.take(found)
         for name, channel in self._channels.items():
-            if waiting := _once(each.notification for each in taken if name in each.left):
-                states = await channel.take(waiting)
-                await self._notifications.note_first(
-                    name, {each.id: state for each, state in zip(waiting, states, strict=True)}
-                )
-                for each, state in zip(waiting, states, strict=True):
+            left = _once(each.notification for each in taken if name in each.left)
+            if waiting := [each for each in left if each.id not in states[name]]:
+                for each, state in zip(waiting, await channel.take(waiting), strict=True):
+                    states[name][each.id] = state
                     self._count(name, state, [each])
+            if left:
+                await self._notifications.note_first(name, {each.id: states[name][each.id] for each in left})
         for sink in self._sinks:
             await sink.take(notices)
         self._count(_RECORD, "written", [each.notification for each in taken if each.new])
@@ -257,6 +261,16 @@ def _notification(notice: Notice, told: Told, channels: tuple[str, ...]) -> Noti
         notice.id, notice.user_id, notice.type, notice.subject, notice.time, told.title, told.text, channels,
         notice.source, trace_id_of(notice.traceparent),
     )  # fmt: skip
+
+
+def _name_of(given_id: str, source: str) -> str:
+    """What the event is called here. Ids are their sources' own: user 1 and order 1 may both have an event `1-1`.
+
+    The engine's begin with a payment's id, and stay as they are.
+    """
+    if not given_id or not source or source.startswith(_OURS):
+        return given_id
+    return f"{source.strip('/').replace('/', '.')}:{given_id}"
 
 
 def _shown(text: str) -> str:

@@ -35,6 +35,8 @@ from engine.store.keys import Keys, ShardKeys
 from engine.store.step import Argument
 
 _ADDED_AT_ONCE: Final = 100
+_LANES_AT_ONCE: Final = 128
+"""What is asked of Redis together stays far below what may wait in the batcher."""
 _TRIES_MAX: Final = 3
 _PAUSE_S: Final = 0.05
 
@@ -93,7 +95,9 @@ class Deliveries:
                 for at, reply in zip(some, await self._run(ADD, lane, *values), strict=True):
                     outcomes[at] = Added(reply)
 
-        await asyncio.gather(*(add_to(lane, places) for lane, places in lanes.items()))
+        every = list(lanes.items())
+        for first in range(0, len(every), _LANES_AT_ONCE):
+            await asyncio.gather(*(add_to(lane, places) for lane, places in every[first : first + _LANES_AT_ONCE]))
         return outcomes
 
     async def due(self, now_ms: int, limit: int) -> list[Leased]:

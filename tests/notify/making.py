@@ -97,9 +97,10 @@ class Worker:
         channels: Sequence[Channel] | None = None,
         sinks: Sequence[Sink] = (),
         publisher: Publisher | None = None,
+        store: RedisNotifications | None = None,
     ) -> None:
         self.said = Lines()
-        self.store = RedisNotifications(dataset.batcher, dataset.keys, kept_s=WEEK_S)
+        self.store = store or RedisNotifications(dataset.batcher, dataset.keys, kept_s=WEEK_S)
         self.dead = folder / "events.dead.jsonl"
         channels = [NotificationLog(self.said.write, now_ms)] if channels is None else channels
         dead = DeadLetters(publisher or DeadLetterFile(self.dead))

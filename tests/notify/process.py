@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.faults.world import eventually
 from tests.support import ROOT, RedisServer, free_port
 
 
@@ -65,10 +66,13 @@ class NotifyProcess:
         process.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(process.wait, 60)
 
-    async def close(self) -> None:
-        """Stop if it still runs."""
+    async def __aenter__(self) -> NotifyProcess:
+        """Not started: a block that leaves nothing running, however it ends."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         if self._process is not None:
-            await self.stop()
+            self.kill()
 
     def lines(self) -> list[dict[str, Any]]:
         """The notifications in its log. Killed in the middle of a line, it leaves half a one."""
@@ -84,6 +88,14 @@ class NotifyProcess:
     def ids(self) -> list[str]:
         """Which notifications were told by a line."""
         return [line["notification_id"] for line in self.lines()]
+
+    async def counts(self, name: str, value: float, **labels: str) -> None:
+        """Wait until a metric has this value; what is counted is counted after it was done."""
+
+        async def there() -> bool:
+            return await self.metric(name, **labels) == value
+
+        await eventually(there)
 
     async def metric(self, name: str, **labels: str) -> float:
         """A metric, summed over all series that have these labels."""

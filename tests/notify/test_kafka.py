@@ -140,8 +140,8 @@ async def test_a_worker_killed_with_9_leaves_nothing_out_and_keeps_each_once(
     worker = NotifyProcess(redis_server, tmp_path, **topic.environment)
     messages = [message(f"pay-{number}-1", body_of("payment_completed")) for number in range(600)]
     ids = {each.id for each in messages}
-    await worker.start()
-    try:
+    async with worker:
+        await worker.start()
         sending = asyncio.create_task(topic.send(messages[:400]))
         await eventually(lambda: worker.ids)
         worker.kill()
@@ -158,8 +158,6 @@ async def test_a_worker_killed_with_9_leaves_nothing_out_and_keeps_each_once(
         await eventually(repeated)
         assert len(worker.ids) == before, "what is sent again is not told again"
         assert await worker.stop() == 0
-    finally:
-        await worker.close()
     assert before - len(ids) <= 20, "at most the batch that was in hand"
     with contextlib.closing(redis_server.client()) as client:
         keys = client.keys("*:notification:*")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from engine.errors import StoreUnavailable
 from engine.ids import now_ms
 from engine.notifications import Notification
 from engine.notifying import Notice
+from engine.store.notifications import RedisNotifications
 from tests.notify.making import TRACE, WEEK_S, Kept, Lines, Worker, body_of, counted, message
 from tests.store.datasets import Dataset
 from tests.store.making import SEALED, accepted
@@ -58,6 +59,18 @@ async def test_who_died_before_the_line_was_noted_tells_it_again_and_a_second_re
     await next_one.hears(message("pay-1-1"))
     assert next_one.said.ids == ["pay-1-1"]
     assert counted(dataset, channel="record", outcome="repeated") == 1
+
+
+async def test_equal_ids_of_two_sources_are_two_events(dataset: Dataset, tmp_path: Path) -> None:
+    """A user 1 and an order 1 both begin with an event `1-1`."""
+    worker, sink = Worker(dataset, tmp_path), Kept()
+    user = {"event_type": "user_created", "user_id": "1", "data": {}}
+    order = {"event_type": "order_created", "order_id": "1", "user_id": "1", "data": {}}
+    worker = Worker(dataset, tmp_path, sinks=[sink])
+    for _ in range(2):
+        await worker.hears(message("1-1", user, ce_source="/users"), message("1-1", order, ce_source="/orders"))
+    assert worker.said.ids == ["users:1-1", "orders:1-1"]
+    assert {notice.id for notice in sink.notices} == {"users:1-1", "orders:1-1"}
 
 
 async def test_a_notification_lives_for_its_time_and_no_longer(dataset: Dataset, tmp_path: Path) -> None:
@@ -161,6 +174,29 @@ async def test_while_the_store_is_away_everything_waits_and_nothing_is_put_aside
     assert worker.said.ids == ["pay-1-1"]
     assert worker.letters() == []
     assert worker.listener.lag_s() == 0
+
+
+async def test_a_line_whose_note_was_lost_is_not_written_again_by_the_same_worker(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """The store went away between the two; the worker knows what it has told."""
+
+    class Forgetful(RedisNotifications):
+        failures = 2
+
+        async def note_first(self, channel: str, states: Mapping[str, str]) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise StoreUnavailable("away")
+            await super().note_first(channel, states)
+
+    store = Forgetful(dataset.batcher, dataset.keys, kept_s=WEEK_S)
+    worker = Worker(dataset, tmp_path, store=store)
+    await worker.hears(message("pay-1-1"), message("pay-1-2"))
+    assert store.failures == 0
+    assert worker.said.ids == ["pay-1-1", "pay-1-2"]
+    assert (await store.get("pay-1-1") or (None, {}))[1] == {"log": "told"}
+    assert counted(dataset, channel="log", outcome="told") == 2
 
 
 async def test_two_workers_with_the_same_events_at_once_keep_one_record_each(dataset: Dataset, tmp_path: Path) -> None:

@@ -34,16 +34,15 @@ async def test_a_payment_is_told_by_log_and_mail_and_a_replay_tells_nothing_agai
     engine: EngineProcess, redis_server: RedisServer, sims: Sims, tmp_path: Path
 ) -> None:
     """From the request to the mailbox: engine, event file and worker in their own processes."""
-    async with post_office() as office:
-        worker = NotifyProcess(
-            redis_server, tmp_path,
-            PAYMENTS__NOTIFY__CHANNELS='["log", "mail"]',
-            PAYMENTS__NOTIFY__SMTP__HOST="localhost",
-            PAYMENTS__NOTIFY__SMTP__PORT=str(office.port),
-            PAYMENTS__NOTIFY__SMTP__TLS="none",
-            PAYMENTS__NOTIFY__SMTP__SENDER="shop@example.com",
-            PAYMENTS__USERS__URL=f"{sims.users}/api/users/{{id}}",
-        )  # fmt: skip
+    async with post_office() as office, NotifyProcess(
+        redis_server, tmp_path,
+        PAYMENTS__NOTIFY__CHANNELS='["log", "mail"]',
+        PAYMENTS__NOTIFY__SMTP__HOST="localhost",
+        PAYMENTS__NOTIFY__SMTP__PORT=str(office.port),
+        PAYMENTS__NOTIFY__SMTP__TLS="none",
+        PAYMENTS__NOTIFY__SMTP__SENDER="shop@example.com",
+        PAYMENTS__USERS__URL=f"{sims.users}/api/users/{{id}}",
+    ) as worker:  # fmt: skip
         await worker.start()
         for order_id, card in (("order-1", {}), ("order-2", {"cardNumber": "4000000000009995"})):
             await sims.order(order_id)
@@ -55,12 +54,8 @@ async def test_a_payment_is_told_by_log_and_mail_and_a_replay_tells_nothing_agai
             **engine.environment,
         )  # fmt: skip
         assert json.loads(code.stdout) == {"published": 2}
-
-        async def repeated() -> bool:
-            return await worker.metric("notifications_total", channel="record", outcome="repeated") == 2
-
-        await eventually(repeated)
-        assert await worker.metric("notifications_total", channel="mail", outcome="sent") == 2
+        await worker.counts("notifications_total", 2, channel="record", outcome="repeated")
+        await worker.counts("notifications_total", 2, channel="mail", outcome="sent")
         assert await worker.stop() == 0
     done, failed = sorted(worker.lines(), key=lambda line: line["type"])
     assert (done["type"], done["text"]) == ("payment_completed", "We received 75.48 USD for order order-1.")
@@ -80,23 +75,22 @@ def marked(redis_server: RedisServer) -> RedisServer:
 async def test_a_worker_goes_on_where_it_was_stopped_and_tells_what_came_meanwhile(
     marked: RedisServer, tmp_path: Path
 ) -> None:
-    worker = NotifyProcess(marked, tmp_path)
     path = tmp_path / "events.jsonl"
     await publish(path, *(event(f"pay-{number}-1", topic=TOPIC) for number in range(3)))
-    await worker.start()
-    await eventually(lambda: len(worker.ids) == 3)
-    assert await worker.stop() == 0
-    await publish(path, event("pay-3-1", topic=TOPIC), event("pay-3-2", body_of("something_new"), topic=TOPIC))
-    await publish(path, event("pay-4-1", {"event_type": "payment_completed"}, topic=TOPIC))
-    await publish(
-        path, event("user-1", {"event_type": "user_created", "user_id": "u", "data": {}}, topic="user-events")
-    )
-    await worker.start()
-    await eventually(lambda: len(worker.ids) == 5)
-    assert await worker.metric("notifications_total", outcome="ignored") == 1
-    assert await worker.metric("notifications_parked_total", reason="malformed") == 1
-    assert await worker.metric("notifications_lag_seconds") == 0
-    assert await worker.stop() == 0
+    async with NotifyProcess(marked, tmp_path) as worker:
+        await worker.start()
+        await eventually(lambda: len(worker.ids) == 3)
+        assert await worker.stop() == 0
+        await publish(path, event("pay-3-1", topic=TOPIC), event("pay-3-2", body_of("something_new"), topic=TOPIC))
+        await publish(path, event("pay-4-1", {"event_type": "payment_completed"}, topic=TOPIC))
+        user = {"event_type": "user_created", "user_id": "u", "data": {}}
+        await publish(path, event("user-1", user, topic="user-events"))
+        await worker.start()
+        await eventually(lambda: len(worker.ids) == 5)
+        await worker.counts("notifications_total", 1, outcome="ignored")
+        await worker.counts("notifications_parked_total", 1, reason="malformed")
+        await worker.counts("notifications_lag_seconds", 0)
+        assert await worker.stop() == 0
     assert worker.ids == ["pay-0-1", "pay-1-1", "pay-2-1", "pay-3-1", "user-1"]
     [letter] = [json.loads(line) for line in (tmp_path / "events.dead.jsonl").read_text().splitlines()]
     assert (letter["topic"], letter["headers"]["reason"]) == (f"{TOPIC}.dead", "malformed")

@@ -245,3 +245,11 @@ async def test_no_more_is_given_out_than_asked_for_and_every_lane_has_its_turn(l
         seen += [leased.lane for leased in taken]
     assert sorted(seen) == sorted(LANES), "nothing is given out only when nothing is due"
     assert await told.due(NOW, 0) == []
+
+
+async def test_whoever_asks_for_one_gets_the_only_one_in_whichever_shard_it_is(store: Dataset) -> None:
+    told = queue(store)
+    for lane in LANES[:16]:
+        await told.add([one("1", lane=lane)], now_ms=NOW)
+        (leased,) = await told.due(NOW, 1)
+        assert leased.lane == lane

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from clients.webhooks import BODY_BYTES_MAX, WebhookPoster
+from clients.webhooks import BODY_BYTES_MAX, AddressRefused, CheckedResolver, WebhookPoster
 from engine.webhook_sender import PostAnswer
+from engine.webhook_urls import is_public
 from tests.support import ROOT
 from tests.webhooks.world import Clock, Receiver
 
@@ -129,6 +130,16 @@ async def test_a_name_that_leads_to_a_private_address_is_refused(receiver: Recei
         answer = await post(url, allow_private=False, lookup=names(addresses))
         assert answer == PostAnswer(0, "address_refused"), addresses
     assert receiver.got == []
+
+
+async def test_one_private_address_among_others_is_enough_to_refuse_a_name() -> None:
+    """Else luck, or whoever answers first, would decide which of them is connected to."""
+    resolver = CheckedResolver(is_public, names(["8.8.8.8", "1.1.1.1"], ["8.8.8.8", "127.0.0.1"], []))
+    assert [found["host"] for found in await resolver.resolve("hooks.example.com", 443)] == ["8.8.8.8", "1.1.1.1"]
+    for _ in range(2):
+        with pytest.raises(AddressRefused):
+            await resolver.resolve("hooks.example.com", 443)
+    await resolver.close()
 
 
 async def test_the_connection_goes_to_the_address_that_was_looked_at(receiver: Receiver) -> None:

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
 
+from engine.accepting import Caller
 from engine.errors import (
     StoreUnavailable,
     TooManyWebhookEndpoints,
@@ -142,6 +143,21 @@ async def test_ids_that_are_no_header_and_no_path_become_one(hooks: Hooks, recei
     assert all(got.id.startswith("msg_") and got.is_signed_by(secret) for got in receiver.got)
     assert "X-Evil" not in first.headers
     assert [delivery_id for delivery_id, _, _ in await hooks.listed(endpoint_id)] == [second.id, first.id]
+
+
+async def test_a_batch_of_any_size_is_taken_whole(redis_server: RedisServer, clock: Clock, receiver: Receiver) -> None:
+    """What the batcher lets wait bounds what is asked together, and must not bound what can be told."""
+    async with running(connected(redis_server.url), waiting_max=180) as small:
+        hooks = Hooks(small, clock, endpoints_max=1000)
+        everybody = [f"user-{number}" for number in range(180)]
+        for owner in everybody:
+            await hooks.made(receiver.url, Caller(owner, privileged=False))
+        for number in range(150):
+            await hooks.made(f"{receiver.url}/{number}", Caller(f"shop-{number}", privileged=True), ("payment_failed",))
+        told = [notice(subject=f"pay-{owner}", user=owner) for owner in everybody]
+        await hooks.told(*told, notice(subject="pay-failed", kind="payment_failed"))
+        await hooks.sent()
+    assert sorted(receiver.ids()) == sorted([*(each.id for each in told), *["pay-failed-1"] * 150])
 
 
 # Tries
