@@ -92,14 +92,13 @@ async def three_processes(broker: RealBroker) -> AsyncIterator[Processes]:
         }
         http = _engine(redis, sims, folder / "http", settings)
         behind = _engine(redis, sims, folder / "behind", {**settings, "PAYMENTS__VAULT__ENABLED": "true"})
-        notify = NotifyProcess(redis, folder, **settings)
+        notify = await stack.enter_async_context(NotifyProcess(redis, folder, **settings))
         # Without a surface of its own it is asked on the ops port whether it is ready.
         behind.environment["PAYMENTS__OPS__PORT"] = str(port := free_port())
         behind.base = f"http://127.0.0.1:{port}"
         for engine, roles in ((http, "http"), (behind, "worker,relay,reconcile")):
             stack.push_async_callback(engine.close)
             await engine.start("--roles", roles)
-        stack.push_async_callback(notify.close)
         await notify.start()
         yield Processes(http, behind, notify, sims, collector, broker.bootstrap, f"events-{mark}", f"refunded-{mark}")
         assert [await each.stop() for each in (http, behind, notify)] == [0, 0, 0]
