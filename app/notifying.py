@@ -22,7 +22,7 @@ from app.wiring import Parts
 from clients.event_file import DeadLetterFile
 from clients.event_tail import EventFileListener
 from clients.kafka import KafkaPublisher
-from clients.kafka_consumer import KafkaListener
+from clients.kafka_consumer import Handle, KafkaListener
 from clients.notification_log import NotificationLog
 from engine.errors import Overloaded, StoreUnavailable
 from engine.ids import now_ms
@@ -59,7 +59,7 @@ class Notifier:
         self._handler = NotifyListener(
             store, parts.payments, channels, sinks, DeadLetters(self._dead), parts.instruments, now_ms
         )
-        self._listener = _listener(parts.settings, self._handler)
+        self._listener = _listener(parts.settings, parts.traced(self._handler.handle))
         self._senders: list[Runs] = [each.sender for each in (self._mail, hooks) if each]
         self._running: list[asyncio.Task[None]] = []
 
@@ -125,13 +125,13 @@ def _webhooks(parts: Parts) -> WebhookParts:
     return webhooks(parts.settings, parts.batcher, parts.keys, parts.instruments)
 
 
-def _listener(settings: Settings, handler: NotifyListener) -> KafkaListener | EventFileListener:
+def _listener(settings: Settings, handle: Handle) -> KafkaListener | EventFileListener:
     notify = settings.notify
     topics = sorted({*topic_names(settings), *notify.topics})
     if settings.kafka.brokers:
-        return KafkaListener(settings.kafka, topics, handler.handle, group=notify.group, batch_max=notify.batch_max)
+        return KafkaListener(settings.kafka, topics, handle, group=notify.group, batch_max=notify.batch_max)
     path = Path(settings.events.file)
-    return EventFileListener(path, topics, handler.handle, group=notify.group, batch_max=notify.batch_max)
+    return EventFileListener(path, topics, handle, group=notify.group, batch_max=notify.batch_max)
 
 
 def _dead_letters(settings: Settings) -> KafkaPublisher | DeadLetterFile:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from clients.http import Exchanges
+from clients.kafka_consumer import Handle
 from clients.wire import Answer, Url
 from engine import context
 from engine.cards import SealedInstrument
@@ -167,7 +168,8 @@ class TracedPublisher:
                 "messaging.message.id": headers.get("ce_id", ""),
                 "payments.payment_id": event.key,
             }
-            if parent := _parent(headers.get("traceparent", "")):
+            parent = headers.get("traceparent", "")
+            if context.trace_id_of(parent):
                 spans.append(self._tracer.begin(f"send {event.topic}", "producer", noted, parent))
             else:
                 spans.append(None)
@@ -181,9 +183,6 @@ class TracedPublisher:
                         span.fail("not_acknowledged")
                     span.end()
         return answers
-
-
-Handle = Callable[[Sequence[Message]], Awaitable[None]]
 
 
 def traced_handle(handle: Handle, tracer: Tracer) -> Handle:
@@ -212,9 +211,4 @@ def _consuming(tracer: Tracer, message: Message) -> Span:
         "messaging.destination.partition.id": str(message.partition),
         "messaging.kafka.offset": message.offset,
     }
-    parent = _parent(dict(message.headers).get("traceparent", b"").decode(errors="replace"))
-    return tracer.begin(f"process {message.topic}", "consumer", noted, parent)
-
-
-def _parent(traceparent: str) -> str:
-    return traceparent if context.trace_id_of(traceparent) else ""
+    return tracer.begin(f"process {message.topic}", "consumer", noted, message.traceparent)

@@ -28,7 +28,7 @@ from clients.daraja import Daraja
 from clients.event_file import EventFile
 from clients.http import HttpCounterparty
 from clients.kafka import KafkaPublisher
-from clients.kafka_consumer import KafkaListener
+from clients.kafka_consumer import Handle, KafkaListener
 from clients.otlp_settings import NOT_INSTALLED, installed
 from clients.stripe import StripeAcquirer
 from clients.stripe_line import ApiKey, StripeLine
@@ -226,6 +226,10 @@ class Parts:
         wire = self.wire if self.tracer is None else TracedWire(self.wire, name, self.tracer)
         return HttpCounterparty(wire, self.guards.add(name, settings), timeout_s=settings.timeout_s)
 
+    def traced(self, handle: Handle) -> Handle:
+        """The same with a span for each message, where there is tracing."""
+        return handle if self.tracer is None else traced_handle(handle, self.tracer)
+
     def _stored_cards(self) -> VaultCards:
         marks = CardMarks(parse_fingerprint_secret(self.settings.cards.fingerprint_secret))
         return VaultCards(self.vault, self.payments, self.sealer, marks, self.ids, self.turns, now_ms, self.admit)
@@ -307,7 +311,7 @@ class Parts:
             order_topic=vault.order_refunded_topic,
             product_topic=vault.product_refunded_topic,
         )
-        handle = listeners.handle if self.tracer is None else traced_handle(listeners.handle, self.tracer)
+        handle = self.traced(listeners.handle)
         return KafkaListener(
             self.settings.kafka, listeners.topics, handle, group=vault.group, batch_max=vault.batch_max
         )

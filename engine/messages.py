@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from engine.context import trace_id_of
+
 _ID_HEADERS: Final = ("ce_id", "message-id", "message_id", "messageId")
 
 
@@ -20,6 +22,12 @@ class Message(NamedTuple):
     def place(self) -> str:
         """Where it stands; no other message stands there."""
         return f"{self.topic}-{self.partition}-{self.offset}"
+
+    @property
+    def traceparent(self) -> str:
+        """The trace that its sender says it is part of; empty when it says nothing of the right form."""
+        said = dict(self.headers).get("traceparent", b"").decode(errors="replace")
+        return said if trace_id_of(said) else ""
 
     @property
     def id(self) -> str:

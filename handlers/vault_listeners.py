@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from msgspec import Meta, Raw
 
+from engine import context
 from engine.errors import Overloaded, PaymentNotFound, StoreUnavailable
 from engine.messages import Message
 from engine.purchase import Poison
@@ -116,6 +117,8 @@ class VaultListeners:
                 self._counts[message.topic, _DEAD].inc()
 
     async def _outcome(self, message: Message) -> str | Poison:
+        # In a task of its own: its log lines name its trace, and nobody else's.
+        context.set_current("", message.traceparent)
         try:
             return await self._done(message)
         except Exception as error:

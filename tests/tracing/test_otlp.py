@@ -20,6 +20,8 @@ from engine import context
 from engine.events import Answer, OutgoingEvent
 from engine.messages import Message
 from engine.tracing import spanning
+from engine.vault_refunds import Done
+from handlers.vault_listeners import VaultListeners
 from metrics.instruments import Instruments
 from resilience.guard import Guard, GuardSettings
 from tests.clients.test_wire import server
@@ -213,6 +215,35 @@ async def test_messages_that_were_not_handled_are_failed_spans(collector: Collec
     assert first.failed and second.failed and first.trace_id != second.trace_id
     assert (first.parent_id, first.attributes["messaging.kafka.offset"]) == ("", 7)
     assert b"4242424242424242" not in b"".join(collector.raw)
+
+
+async def test_each_message_is_worked_on_in_its_own_trace() -> None:
+    """Log lines name it; beside it, others of the same batch are worked on."""
+
+    class Refunds:
+        def __init__(self) -> None:
+            self.traces: dict[str, str] = {}
+
+        async def refund(self, wanted: Any, refund_id: str) -> Done:
+            await asyncio.sleep(0)
+            self.traces[wanted.payment_id] = context.current().trace_id
+            return Done.REPEATED
+
+    refunds: Any = Refunds()
+    instruments = Instruments(CollectorRegistry())
+    listeners = VaultListeners(refunds, HalfABroker(), instruments, order_topic="orders", product_topic="products")
+    headers = {"pay-1": PARENT, "pay-2": PARENT.replace(TRACE, "2" * 32), "pay-3": "nonsense"}
+    await listeners.handle(
+        [
+            Message(
+                "orders", 0, place, b'{"refunded":true,"totalPrice":1,"paymentId":"%s"}' % payment_id.encode(),
+                (("traceparent", traceparent.encode()),),
+            )
+            for place, (payment_id, traceparent) in enumerate(headers.items())
+        ]
+    )  # fmt: skip
+    assert refunds.traces == {"pay-1": TRACE, "pay-2": "2" * 32, "pay-3": ""}
+    assert context.current() == ("", "")
 
 
 async def test_beyond_its_bound_spans_are_dropped_and_counted(collector: Collector, logged: Any) -> None:
