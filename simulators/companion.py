@@ -63,6 +63,8 @@ class State(Protocol):
 class Companion(Simulator[K]):
     """A service beside the engine, with its state and what it has to tell of it."""
 
+    untold_max = UNTOLD_MAX
+
     def __init__(
         self,
         journal_path: Path | None,
@@ -152,7 +154,7 @@ class Companion(Simulator[K]):
         return record
 
     def _refuse_when_full(self) -> None:
-        if self._publisher is not None and len(self._untold) >= UNTOLD_MAX:
+        if self._publisher is not None and len(self._untold) >= self.untold_max:
             raise Refusal(503, "EVENTS_WAITING", "too many events wait for the broker")
 
     async def _start(self, app: web.Application) -> None:

@@ -182,3 +182,23 @@ async def test_what_was_told_is_not_told_again_after_a_restart(
             await call(http, "POST", f"{base}/api/orders", an_order(id="order-2"))
             await eventually(lambda: after.told)
     assert [event.event_id for event in after.told] == ["order-2-1"]
+
+
+async def test_while_too_many_events_wait_nothing_new_is_taken(http: aiohttp.ClientSession) -> None:
+    """What exists can still be changed: its record waits already."""
+
+    class Small(OrderServiceSim):
+        untold_max = 2
+
+    broker = Broker(answer=False)
+    async with serve(Small(None, publisher=broker)) as base:
+        answers = [(await call(http, "POST", f"{base}/api/orders", an_order(id=f"order-{n}"))) for n in range(3)]
+        assert [answer.status for answer in answers] == [201, 201, 503]
+        assert answers[2].body["error"]["code"] == "EVENTS_WAITING"
+        assert (await call(http, "POST", f"{base}/api/orders/order-0/cancel")).status == 200
+        broker.answer = True
+
+        async def taken() -> bool:
+            return (await call(http, "POST", f"{base}/api/orders", an_order(id="order-2"))).status == 201
+
+        await eventually(taken)
