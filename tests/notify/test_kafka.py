@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -92,25 +93,33 @@ async def test_members_that_come_and_go_write_each_notification_once(
     dataset: Dataset, topic: Topic, tmp_path: Path
 ) -> None:
     first, second = Worker(dataset, tmp_path), Worker(dataset, tmp_path)
-    messages = [message(f"pay-{number}-1") for number in range(240)]
-    ids = {each.id for each in messages}
+    numbers, sent = itertools.count(), set[str]()
 
-    def told() -> list[str]:
-        return [*first.said.ids, *second.said.ids]
+    async def send(count: int) -> None:
+        messages = [message(f"pay-{next(numbers)}-1") for _ in range(count)]
+        sent.update(each.id for each in messages)
+        await topic.send(messages)
+
+    async def divided() -> bool:
+        await send(PARTITIONS)
+        return bool(second.said.ids)
+
+    def all_told() -> bool:
+        return {*first.said.ids, *second.said.ids} == sent
 
     async with topic.member(first.listener.handle):
-        await topic.send(messages[:80])
-        await eventually(lambda: len(set(told())) >= 80)
+        await send(80)
+        await eventually(all_told)
         async with topic.member(second.listener.handle):
-            await topic.send(messages[80:160])
-            await eventually(lambda: len(set(told())) >= 160)
-            await topic.send(messages[:80])
+            await eventually(divided, every_s=0.1)
+            await send(80)
+            await eventually(all_told)
+            await topic.send([message(f"pay-{number}-1") for number in range(80)])
             await eventually(lambda: counted(dataset, channel="record", outcome="repeated") >= 80)
-        await topic.send(messages[160:])
-        await eventually(lambda: set(told()) == ids)
-    assert counted(dataset, channel="record", outcome="written") == 240
-    assert len(await dataset.client.keys("*:notification:*")) == 240
-    assert second.said.ids or first.said.ids
+        await send(80)
+        await eventually(all_told)
+    assert counted(dataset, channel="record", outcome="written") == len(sent)
+    assert len(await dataset.client.keys("*:notification:*")) == len(sent)
 
 
 async def test_a_poisoned_event_lies_in_the_dead_topic_and_those_behind_it_are_told(
