@@ -339,7 +339,8 @@ class Parts:
 
 def _tracer(settings: Settings, instruments: Instruments, owner: str) -> OtlpTracer | None:
     """What makes spans; none, and nothing of it loaded, where tracing is off. Raises `ConfigError`."""
-    if not settings.tracing.enabled:
+    # OpenTelemetry's own switch too: it would make spans without ids, and those would travel on.
+    if not settings.tracing.enabled or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     if not installed():
         raise ConfigError(NOT_INSTALLED)

@@ -65,7 +65,7 @@ class OtlpTracer:
         """Spans come in the event loop and leave in the library's thread."""
         self._waiting = 0
         self._failing = False
-        # What the environment says to OpenTelemetry (OTEL_…) is not asked for: all settings stand in one place.
+        # All said here: the library asks the environment (OTEL_…) for what is left to it.
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
             resource=Resource(

@@ -70,15 +70,20 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("enabled", ["false", "true"])
-def test_nothing_of_it_is_loaded_where_it_is_off(redis_server: RedisServer, tmp_path: Path, enabled: str) -> None:
+@pytest.mark.parametrize(
+    ("enabled", "disabled", "there"), [("false", "", False), ("true", "", True), ("true", "True", False)]
+)
+def test_nothing_of_it_is_loaded_where_it_is_off(
+    redis_server: RedisServer, tmp_path: Path, enabled: str, disabled: str, there: bool
+) -> None:
     """Installed or not. (Where it is installed, redis-py loads a part of it for itself.)"""
-    ran = _run(["-c", SERVE], _environment(redis_server, tmp_path, PAYMENTS__TRACING__ENABLED=enabled))
+    environment = _environment(redis_server, tmp_path, PAYMENTS__TRACING__ENABLED=enabled, OTEL_SDK_DISABLED=disabled)
+    ran = _run(["-c", SERVE], environment)
     assert ran.returncode == 0, ran.stderr
     loaded = set(ran.stdout.splitlines()[-1].split())
     ours = {"clients.otlp", "opentelemetry.exporter.otlp", "opentelemetry.proto", "requests"}
     assert "app.process" in loaded
-    assert loaded & ours == (ours if enabled == "true" else set())
+    assert loaded & ours == (ours if there else set())
 
 
 def test_what_is_not_installed_is_not_missed_where_it_is_off(
