@@ -79,11 +79,14 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
     async with asyncio.TaskGroup() as tasks:
         batching = tasks.create_task(parts.batcher.run())
         counting = tasks.create_task(parts.limiting.run())
+        # Before the first call to anybody: what was held open by hand stays so through a restart.
+        await parts.circuits.follow()
         if parts.worker:
             await parts.jobs.open()
         watching = [
             tasks.create_task(_watch_store(parts.check, parts.readiness, parts.settings.redis.check_every_s)),
             tasks.create_task(parts.sampler.run()),
+            tasks.create_task(parts.circuits.run()),
         ]
         if parts.audit_sample:
             watching.append(tasks.create_task(parts.audit_sample.run()))

@@ -18,6 +18,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app import __version__
+from app.circuits import Circuits, counterparties
 from app.limiting import Limiting, inside_edge
 from app.observing import PaymentObserver
 from app.readiness import OK, ReadinessBoard
@@ -42,6 +43,7 @@ from engine.relay import Relay
 from engine.sealing import AesGcmSealer, parse_fingerprint_secret, parse_keys
 from engine.store.batch import Batcher, RedisClient
 from engine.store.check import StoreReport
+from engine.store.circuits import RedisCircuits
 from engine.store.connect import is_cluster
 from engine.store.depths import RedisDepths
 from engine.store.due import RedisDue
@@ -94,6 +96,10 @@ class Guards:
         self._guards[name] = Guard(name, settings, self._instruments)
         return self._guards[name]
 
+    def find(self, name: str) -> Guard | None:
+        """The guard of this counterparty, if this process asks it."""
+        return self._guards.get(name)
+
     def statuses(self) -> Mapping[str, BreakerStatus]:
         """The breakers as of now."""
         return {name: guard.status() for name, guard in self._guards.items()}
@@ -142,6 +148,7 @@ class Parts:
             replicas=redis.replicas,
             replicas_timeout_s=redis.timeout_s / 2,
         )
+        self.circuits = Circuits(self.guards, RedisCircuits(self.batcher), now_ms, configured=counterparties(settings))
         self.check = check
         self.payments = RedisPayments(
             self.batcher,
