@@ -120,6 +120,7 @@ _SECRETS: Final = {
     "consumer_secret",
     "passkey",
     "callback_secret",
+    "console_token",
 }
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from app.activity import Activity
 from app.sampling import SuccessRate
-from engine.facts import AttemptState, Kind
+from engine.facts import AttemptState, Kind, RefundState
 from engine.payment import Payment
+from handlers.console.snapshot import OUTCOMES
 from metrics.instruments import Instruments
 
 
 class PaymentObserver:
-    """Told by the engine, it tells Prometheus."""
+    """Told by the engine, it tells Prometheus, and the console where there is one."""
 
-    def __init__(self, instruments: Instruments, success_rate: SuccessRate) -> None:
+    def __init__(self, instruments: Instruments, success_rate: SuccessRate, activity: Activity | None = None) -> None:
         self._instruments = instruments
         self._success_rate = success_rate
+        self._activity = activity
 
     def attempt(self, payment: Payment, outcome: str) -> None:
         """An attempt has an outcome, or certainly none yet."""
         attempt = payment.attempts[-1]
         self._instruments.attempts.labels(attempt.acquirer, attempt.kind.value, outcome).inc()
+        if self._activity is not None:
+            self._activity.seen(payment)
+            if outcome == AttemptState.UNKNOWN:
+                self._activity.count("unknown")
 
     def late_success(self) -> None:
         """An acquirer took money that nobody expected any more."""
@@ -31,22 +38,37 @@ class PaymentObserver:
     def settled(self, payment: Payment) -> None:
         """The latest attempt has settled something."""
         attempt = payment.attempts[-1]
+        if self._activity is not None:
+            self._activity.seen(payment)
         if attempt.reverses:
             step = "reversed" if attempt.state is AttemptState.APPROVED else "refused"
             self._instruments.late_successes.labels(step).inc()
         elif attempt.kind is Kind.REFUND:
             refund = payment.refund(attempt.refund_id)
             assert refund is not None, "the attempt names a refund of the payment"
-            self._instruments.refunds_processed.labels(refund.state.value).inc()
+            self._refunded(refund.state)
         elif payment.ended_ms and payment.ended_ms == attempt.ended_ms:
-            self._instruments.payments_processed.labels(payment.status.value).inc()
+            self._ended(payment)
             if not payment.cancelled:
                 self._success_rate.count(payment.failure is None)
 
     def recorded(self, payment: Payment) -> None:
         """A payment that is settled outside was recorded, or its status has changed."""
+        if self._activity is not None:
+            self._activity.seen(payment)
         if payment.refunds:
-            self._instruments.refunds_processed.labels(payment.refunds[-1].state.value).inc()
+            self._refunded(payment.refunds[-1].state)
         elif payment.ended_ms:
             # Not for the success rate, which is about what we charge.
-            self._instruments.payments_processed.labels(payment.status.value).inc()
+            self._ended(payment)
+
+    def _ended(self, payment: Payment) -> None:
+        status = payment.status.value
+        self._instruments.payments_processed.labels(status).inc()
+        if self._activity is not None and status in OUTCOMES:
+            self._activity.count(status)
+
+    def _refunded(self, state: RefundState) -> None:
+        self._instruments.refunds_processed.labels(state.value).inc()
+        if self._activity is not None and state is RefundState.COMPLETED:
+            self._activity.count("refunded")

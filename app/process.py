@@ -88,6 +88,8 @@ async def _serve(parts: Parts, mounted: Sequence[Mounted], *, stop: asyncio.Even
             tasks.create_task(parts.sampler.run()),
             tasks.create_task(parts.circuits.run()),
         ]
+        if parts.console:
+            watching.append(tasks.create_task(parts.console.run()))
         if parts.audit_sample:
             watching.append(tasks.create_task(parts.audit_sample.run()))
         working = tasks.create_task(parts.worker.run()) if parts.worker else None
@@ -129,6 +131,8 @@ async def _stop(
     ends_at = time.monotonic() + parts.settings.server.stop_s
     structlog.get_logger().info("stopping", budget_s=parts.settings.server.stop_s)
     parts.readiness.report("process", "stopping")
+    if parts.console:
+        parts.console.close()
     await asyncio.sleep(min(parts.settings.server.unready_s, parts.settings.server.stop_s / 2))
     await _cancelled(reconciling)
     if parts.listener and listening:

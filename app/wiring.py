@@ -18,7 +18,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app import __version__
+from app.activity import Activity
 from app.circuits import Circuits, counterparties
+from app.console import OpsConsole
 from app.limiting import Limiting, inside_edge
 from app.observing import PaymentObserver
 from app.readiness import OK, ReadinessBoard
@@ -62,6 +64,7 @@ from engine.vault_card import CardMarks
 from engine.vault_cards import VaultCards
 from engine.vault_refunds import VaultRefunds
 from engine.worker import Worker
+from handlers.console.surface import ERRORS as CONSOLE_ERRORS
 from handlers.core_types import CARD_METHODS
 from handlers.docs import Docs
 from handlers.envelopes import NESTED, Envelope
@@ -136,7 +139,8 @@ class Parts:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.readiness = ReadinessBoard(("store", "process"))
         self.success_rate = SuccessRate()
-        self.observer = PaymentObserver(self.instruments, self.success_rate)
+        activity = Activity() if settings.ops.console else None
+        self.observer = PaymentObserver(self.instruments, self.success_rate, activity)
         self.guards = Guards(self.instruments)
         self.limiting = Limiting(settings, client, self.instruments)
         redis = settings.redis
@@ -168,6 +172,7 @@ class Parts:
         )
         self.fingerprints = Fingerprints(parse_fingerprint_secret(settings.cards.fingerprint_secret))
         self.ids = PaymentIds()
+        self.console = OpsConsole(self, roles, activity) if activity else None
         self.pushes = RedisPushes(self.batcher, self.keys)
         self.phones = self._phones() if settings.mpesa.base_url else None
         self.stored_cards = self._stored_cards()
@@ -197,9 +202,10 @@ class Parts:
         return Door(application, edge.refuse_unparsed)
 
     def ops_door(self) -> Door:
-        """The ops endpoints alone."""
-        edge = self._edge("ops", {}, NESTED, ())
-        return Door(_application(edge, self._ops(HEALTH).routes()), edge.refuse_unparsed)
+        """The ops endpoints, and the console if it is there."""
+        edge = self._edge("ops", CONSOLE_ERRORS, NESTED, ())
+        console = self.console.surface.routes() if self.console else []
+        return Door(_application(edge, [*self._ops(HEALTH).routes(), *console]), edge.refuse_unparsed)
 
     def _edge(self, name: str, errors: ErrorTable, envelope: Envelope, dressers: Sequence[Dresser]) -> Edge:
         return Edge(

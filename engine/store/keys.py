@@ -28,6 +28,12 @@ CIRCUITS = "payments:{circuits}:orders"
 CIRCUIT_LOG = "payments:{circuits}:log"
 """List: the orders given lately, the latest first, as JSON."""
 
+PROCESSES = "payments:{console}:members:all"
+"""Set: the processes that tell of themselves. One hash tag with what they tell."""
+
+PROCESS = "payments:{console}:members:"
+"""With a process's name, string with a time to live: what it tells of itself, as JSON."""
+
 JOBS_GROUP = "workers"
 
 

@@ -12,7 +12,7 @@ from tests.console.world import Operator, running_operator
 @pytest_asyncio.fixture(loop_scope="package", scope="package")
 async def running() -> AsyncIterator[Operator]:
     """Both processes."""
-    async with running_operator({}, {}) as operator:
+    async with running_operator() as operator:
         yield operator
 
 

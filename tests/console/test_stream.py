@@ -1,0 +1,213 @@
+"""Server-sent events over real sockets: everybody sees the newest picture, and nobody can make the engine wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from handlers.console.stream import Frame, Stream
+from handlers.http import HttpRefused
+from tests.api.world import eventually
+from tests.console.world import Operator, Watcher, console_settings
+from tests.support import EngineProcess, temporary_folder
+
+
+class Pictures:
+    """Counts how often somebody looked."""
+
+    def __init__(self, *, size: int = 10) -> None:
+        self._numbers = itertools.count(1)
+        self.looks = 0
+        self._more = b"x" * size
+
+    async def __call__(self) -> Frame:
+        self.looks = next(self._numbers)
+        return Frame(str(self.looks), b'{"number": %d, "more": "%b"}' % (self.looks, self._more))
+
+
+@contextlib.asynccontextmanager
+async def served(stream: Stream) -> AsyncIterator[str]:
+    """The stream on a real port."""
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        try:
+            return await stream.serve(request)
+        except HttpRefused as refused:
+            return web.Response(status=refused.status, text=str(refused))
+
+    application = web.Application()
+    application.router.add_get("/", serve)
+    runner = web.AppRunner(application, shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    running = asyncio.create_task(stream.run())
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    finally:
+        stream.close()
+        running.cancel()
+        await asyncio.wait([running])
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def watching(url: str, **headers: str) -> AsyncIterator[Watcher]:
+    """A viewer."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, headers=sent) as response:
+        yield Watcher(response)
+
+
+async def until(condition: Any) -> None:
+    async def look() -> bool:
+        return bool(condition())
+
+    await eventually(look)
+
+
+async def test_a_viewer_gets_the_newest_picture_again_and_again() -> None:
+    stream = Stream(Pictures(), {"X-Own": "1"}, every_s=0.01)
+    async with served(stream) as url, watching(url) as watcher:
+        assert watcher.response.headers["Content-Type"].startswith("text/event-stream")
+        assert watcher.response.headers["X-Own"] == "1"
+        assert await watcher.block() == {"retry": "2000"}
+        ids = [int((await watcher.event()).id) for _ in range(3)]
+        assert ids == sorted(set(ids))
+
+
+async def test_nobody_looks_while_nobody_watches() -> None:
+    pictures = Pictures()
+    stream = Stream(pictures, {}, every_s=0.01)
+    async with served(stream) as url:
+        await asyncio.sleep(0.1)
+        assert pictures.looks == 0
+        async with watching(url) as watcher:
+            await watcher.event()
+        await until(lambda: stream.viewers == 0)
+        await asyncio.sleep(0.05)  # a look that is under way may end
+        looks = pictures.looks
+        await asyncio.sleep(0.1)
+        assert pictures.looks == looks
+
+
+async def test_who_comes_back_gets_what_is_newer_than_what_it_saw_last() -> None:
+    pictures = Pictures()
+    # It looks once in a test's life, so what is there is what was seen.
+    stream = Stream(pictures, {}, every_s=3600, heartbeat_s=0.05)
+    async with served(stream) as url:
+        async with watching(url) as watcher:
+            seen = await watcher.event()
+        async with watching(url, Last_Event_ID=seen.id) as again:
+            assert await again.block() == {"retry": "2000"}
+            assert await again.block() == {"": "alive"}, "nothing is sent twice"
+        async with watching(url, Last_Event_ID="0") as behind:
+            assert (await behind.event()).id == seen.id, "at once, and not with the next picture"
+
+
+async def test_one_viewer_too_many_is_refused_until_one_goes() -> None:
+    stream = Stream(Pictures(), {}, every_s=0.01, viewers_max=2)
+    async with served(stream) as url, watching(url) as first:
+        async with watching(url) as second:
+            await first.event()
+            await second.event()
+            async with watching(url) as third:
+                assert third.response.status == 503
+        await until(lambda: stream.viewers == 1)
+        async with watching(url) as third:
+            assert (await third.event()).id
+
+
+async def test_a_viewer_who_does_not_read_is_dropped_and_the_others_go_on() -> None:
+    stream = Stream(Pictures(size=20_000), {}, every_s=0.005, patience_s=0.2)
+    async with served(stream) as url, watching(url) as good:
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.setblocking(False)
+            port = int(url.rpartition(":")[2].strip("/"))
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(slow, ("127.0.0.1", port))
+            await loop.sock_sendall(slow, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            ids = []
+            await until(lambda: stream.viewers == 2)
+            while stream.viewers == 2:
+                ids.append(int((await good.event()).id))
+            with pytest.raises(ConnectionError):
+                # What the kernel still had for it comes first.
+                while await loop.sock_recv(slow, 65_536):
+                    pass
+                raise ConnectionResetError
+        ids += [int((await good.event()).id) for _ in range(3)]
+        assert ids == sorted(set(ids))
+
+
+async def test_closing_ends_every_stream_at_once_also_one_that_nobody_reads() -> None:
+    stream = Stream(Pictures(size=20_000), {}, every_s=0.005, patience_s=3600)
+    async with served(stream) as url, watching(url) as good:
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(("127.0.0.1", int(url.rpartition(":")[2].strip("/"))))
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await until(lambda: stream.viewers == 2)
+            for _ in range(100):
+                await good.event()
+            stream.close()
+            await until(lambda: stream.viewers == 0)
+        with pytest.raises((EOFError, aiohttp.ClientError)):
+            while True:
+                await good.event()
+        async with watching(url) as late:
+            assert late.response.status == 503
+
+
+async def test_a_silent_store_is_bridged_by_heartbeats() -> None:
+    stuck = asyncio.Event()
+
+    async def look() -> Frame:
+        await stuck.wait()
+        return Frame("1", b"{}")
+
+    async with served(Stream(look, {}, heartbeat_s=0.05)) as url, watching(url) as watcher:
+        assert [await watcher.block() for _ in range(3)] == [{"retry": "2000"}, {"": "alive"}, {"": "alive"}]
+        stuck.set()
+        assert (await watcher.event()).data == "{}"
+
+
+@pytest.mark.asyncio(loop_scope="package")
+async def test_a_real_stream_goes_on_where_it_was_cut(operator: Operator) -> None:
+    async with operator.watching() as watcher:
+        first, second = await watcher.event(), await watcher.event()
+        assert int(second.id) > int(first.id)
+        assert watcher.response.headers["Cache-Control"] == "no-store"
+    async with operator.watching(last_id=second.id) as watcher:
+        assert int((await watcher.event()).id) > int(second.id)
+
+
+@pytest.mark.asyncio(loop_scope="package")
+async def test_a_stop_ends_the_streams_first_and_is_not_held_up_by_them(operator: Operator) -> None:
+    """The process goes on for a while, as balancers need it to; the stream has ended by then."""
+    settings = console_settings(PAYMENTS__SERVER__UNREADY_S="60", PAYMENTS__SERVER__STOP_S="120")
+    with temporary_folder() as folder:
+        engine = EngineProcess(operator.world.redis.url, operator.world.sims, folder, **settings)
+        await engine.start()
+        try:
+            url = f"http://127.0.0.1:{settings['PAYMENTS__OPS__PORT']}/console/stream"
+            async with watching(url) as watcher:
+                await watcher.event()
+                engine._process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+                with pytest.raises((EOFError, aiohttp.ClientError)):
+                    while True:
+                        await watcher.event()
+            assert (await engine.get("/ready")).status == 503, "the engine itself is still there"
+        finally:
+            engine.kill()
