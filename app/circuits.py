@@ -34,7 +34,7 @@ class Orders(Protocol):
 
     async def orders(self) -> Mapping[str, CircuitOrder]: ...
     async def give(self, order: CircuitOrder) -> Mapping[str, CircuitOrder]: ...
-    async def log(self) -> list[CircuitOrder]: ...
+    async def log(self, *, limit: int) -> list[CircuitOrder]: ...
 
 
 class Circuits:
@@ -78,9 +78,9 @@ class Circuits:
         log.warning("circuit ordered by hand", counterparty=name, action=action.value, actor=actor, reason=reason)
         return orders[name]
 
-    async def log(self) -> list[CircuitOrder]:
-        """The orders given lately, the latest first."""
-        return await self._store.log()
+    async def log(self, *, limit: int) -> list[CircuitOrder]:
+        """The orders given lately, the latest first. Raises `StoreUnavailable`."""
+        return await self._store.log(limit=limit)
 
     async def follow(self) -> None:
         """Do what the orders say that are in force now."""

@@ -90,7 +90,7 @@ class Watching:
         others: list[Snapshot] = []
         try:
             bodies = await self._telling.processes.all()
-            orders = (await self._circuits.log())[:_ORDERS_SHOWN]
+            orders = await self._circuits.log(limit=_ORDERS_SHOWN)
             others = [told for body in bodies if (told := decode(body)) is not None and told.owner != own.owner]
         except (StoreUnavailable, Overloaded):
             stale = True

@@ -28,11 +28,11 @@ class Case(NamedTuple):
     """One thing to measure. `floor`: bare aiohttp; `accept`: the engine takes payments; `full`: it charges them too.
 
     Of the orders surface: `record`, `recorded` with the events told as well, and `read`. Of the vault
-    surface: `vault`, checkouts paid, and `vault told`.
+    surface: `vault`, checkouts paid, and `vault told`. `full watched`: with somebody at the console, and without.
     """
 
     name: str
-    path: Literal["floor", "accept", "full", "record", "recorded", "read", "vault", "vault told"]
+    path: Literal["floor", "accept", "full", "record", "recorded", "read", "vault", "vault told", "full watched"]
     keyed: bool = False
     processes: int = 1
     logins: int = 0

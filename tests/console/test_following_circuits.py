@@ -42,8 +42,8 @@ class Memory:
         self.kept[order.counterparty] = msgspec.structs.replace(order, generation=generation)
         return dict(self.kept)
 
-    async def log(self) -> list[CircuitOrder]:
-        return list(self.kept.values())
+    async def log(self, *, limit: int) -> list[CircuitOrder]:
+        return list(self.kept.values())[:limit]
 
 
 class Process:

@@ -38,6 +38,15 @@ export const exactly = (text) => {
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}.${String(at.getMilliseconds()).padStart(3, "0")}`;
 };
 
+const ISO = /^\d{4}-\d\d-\d\dT[\d:.]+Z$/;
+
+// Times from the engine are UTC; everything on the page is the reader's own time.
+export const local = (text) => {
+  if (!ISO.test(text)) return text;
+  const at = new Date(text);
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${exactly(text)}`;
+};
+
 export const words = (text) => text.replaceAll("_", " ");
 
 export const method = (line) => [words(line.method), line.brand, line.last4 && `•••• ${line.last4}`].filter(Boolean).join(" ");

@@ -2,7 +2,7 @@
 
 import { payment as fetchPayment, search } from "./api.js";
 import { attribute, byId, cell, el, keyed, put, say, show } from "./dom.js";
-import { clock, exactly, method, words } from "./format.js";
+import { clock, exactly, local, method, words } from "./format.js";
 
 const GLYPHS = {
   completed: "●", failed: "✕", cancelled: "⊘", processing: "◌", pending: "◌", authorized: "◐", refunded: "↩",
@@ -65,7 +65,7 @@ const fact = (name, value) => [el("dt", {}, name), el("dd", {}, value)];
 const moment = (each) => {
   const [state, setState] = badge();
   setState(each.state);
-  const facts = Object.entries(each.facts).flatMap(([name, value]) => fact(words(name), value));
+  const facts = Object.entries(each.facts).flatMap(([name, value]) => fact(words(name), local(value)));
   return el(
     "li", { class: each.kind },
     el("p", { class: "when" }, el("time", { datetime: each.at }, exactly(each.at)), el("span", { class: "kind" }, each.kind)),
@@ -86,7 +86,7 @@ const fill = (page) => {
     ...(payment.transactionId ? fact("Transaction", payment.transactionId) : []),
     ...(payment.failureReason ? fact("Failure", `${payment.failureCode}: ${payment.failureReason}`) : []),
     ...(payment.refundedAmount === undefined ? [] : fact("Refunded", `${payment.refundedAmount.toFixed(decimals)} ${line.currency}`)),
-    ...fact("Created", line.created),
+    ...fact("Created", local(line.created)),
   );
   byId("timeline").replaceChildren(...page.timeline.map(moment));
 };
