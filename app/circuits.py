@@ -47,6 +47,7 @@ class Circuits:
         self._clock = clock
         self._configured = tuple(configured)
         self._followed: dict[str, CircuitOrder] = {}
+        self._unreadable = False
         # One at a time: what is read must not be older than what was just written here.
         self._turn = asyncio.Lock()
 
@@ -90,8 +91,12 @@ class Circuits:
             except (StoreUnavailable, Overloaded):
                 return
             except msgspec.DecodeError:
-                log.exception("the orders about circuits cannot be read")
+                # Looked at twice a second: said once.
+                if not self._unreadable:
+                    log.exception("the orders about circuits cannot be read")
+                self._unreadable = True
                 return
+            self._unreadable = False
             self._follow(orders)
 
     async def run(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from app import __version__
 from app.activity import Activity
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _TELL_EVERY_S: Final = 1.0
 _ORDERS_SHOWN: Final = 30
+log = structlog.get_logger(__name__)
+
 _SIGN_IN: Final = Rule(LIMIT, requests=10, window_s=300, on_failure="closed")
 
 
@@ -70,8 +73,13 @@ class Telling:
     async def run(self) -> None:
         """Tell until cancelled."""
         while True:
-            with contextlib.suppress(StoreUnavailable, Overloaded):
+            try:
                 await self.processes.tell(self._parts.owner, encode(self.now()))
+            except (StoreUnavailable, Overloaded):
+                pass
+            except Exception:
+                # The process is there for payments: whatever is wrong with this, they go on.
+                log.exception("the console could not be told")
             await asyncio.sleep(_TELL_EVERY_S)
 
 
@@ -82,8 +90,16 @@ class Watching:
         self._telling = telling
         self._circuits = circuits
 
-    async def look(self) -> Frame:
-        """Look at all of them; at this one alone while the store does not answer."""
+    async def look(self) -> Frame | None:
+        """Look at all of them; at this one alone while the store does not answer. None: what is there is not to be
+        understood, and payments go on."""
+        try:
+            return await self._look()
+        except Exception:
+            log.exception("the console cannot look")
+            return None
+
+    async def _look(self) -> Frame:
         own = self._telling.now()
         stale = False
         orders: Sequence[CircuitOrder] = ()

@@ -40,7 +40,7 @@ class Stream:
 
     def __init__(
         self,
-        look: Callable[[], Awaitable[Frame]],
+        look: Callable[[], Awaitable[Frame | None]],
         headers: Mapping[str, str],
         *,
         every_s: float = 1.0,
@@ -48,7 +48,10 @@ class Stream:
         patience_s: float = 5.0,
         viewers_max: int = VIEWERS_MAX,
     ) -> None:
-        """`patience_s`: how long a viewer may take for what it is sent, before it is hung up on."""
+        """`look` must not raise; None is no news.
+
+        `patience_s`: how long a viewer may take for what it is sent, before it is hung up on.
+        """
         self._look = look
         self._headers = headers
         self._every_s = every_s
@@ -69,7 +72,7 @@ class Stream:
         """Look and tell, until cancelled."""
         while True:
             await self._watched.wait()
-            self._frame = await self._look()
+            self._frame = await self._look() or self._frame
             for viewer in self._viewers:
                 viewer.news.set()
             await asyncio.sleep(self._every_s)

@@ -131,6 +131,29 @@ async def test_a_store_that_has_lost_the_order_lets_the_circuit_go() -> None:
     assert process.state() == "closed"
 
 
+async def test_what_cannot_be_read_changes_nothing() -> None:
+    class Broken(Memory):
+        """Has a document of a later version, perhaps."""
+
+        broken = False
+
+        async def orders(self) -> Mapping[str, CircuitOrder]:
+            if self.broken:
+                raise msgspec.DecodeError
+            return await super().orders()
+
+    store = Broken()
+    process = Process(store, "bank")
+    await order(process, Action.FORCE_OPEN)
+    store.broken = True
+    await process.circuits.follow()
+    assert process.state() == "forced_open"
+    store.broken = False
+    store.kept.clear()
+    await process.circuits.follow()
+    assert process.state() == "closed"
+
+
 async def test_a_poll_cannot_undo_an_order_that_was_given_while_it_read() -> None:
     class Slow(Memory):
         """Reads, and answers later."""

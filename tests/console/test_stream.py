@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from engine.store.keys import CIRCUIT_LOG, PROCESS, PROCESSES
 from handlers.console.stream import Frame, Stream
 from handlers.http import HttpRefused
 from tests.api.world import eventually
@@ -181,6 +182,41 @@ async def test_a_silent_store_is_bridged_by_heartbeats() -> None:
         assert [await watcher.block() for _ in range(3)] == [{"retry": "2000"}, {"": "alive"}, {"": "alive"}]
         stuck.set()
         assert (await watcher.event()).data == "{}"
+
+
+async def test_a_look_that_finds_nothing_to_be_understood_ends_nothing() -> None:
+    looks = itertools.count(1)
+
+    async def look() -> Frame | None:
+        number = next(looks)
+        return None if number == 2 else Frame(str(number), b"{}")
+
+    async with served(Stream(look, {}, every_s=0.01)) as url, watching(url) as watcher:
+        assert [(await watcher.event()).id for _ in range(2)] == ["1", "3"]
+
+
+@pytest.mark.asyncio(loop_scope="package")
+async def test_what_cannot_be_read_in_the_store_stops_neither_payments_nor_the_page(operator: Operator) -> None:
+    """The process is there for payments; the page waits until somebody has put right what is wrong."""
+    with contextlib.closing(operator.world.redis.client()) as client:
+        kept = client.lrange(CIRCUIT_LOG, 0, -1)
+        try:
+            client.lpush(CIRCUIT_LOG, "rubbish")
+            client.set(PROCESS + "rubbish", "rubbish")
+            client.sadd(PROCESSES, "rubbish")
+
+            async def said() -> bool:
+                async with operator.watching() as watcher:
+                    await watcher.block()
+                return "the console cannot look" in operator.world.engine.log.read_text()
+
+            assert await eventually(said)
+            assert (await operator.world.paid())["status"] == "completed"
+        finally:
+            client.delete(CIRCUIT_LOG, PROCESS + "rubbish")
+            if kept:
+                client.rpush(CIRCUIT_LOG, *kept)
+    assert len((await operator.seen(lambda shown: len(shown["processes"]) == 2))["processes"]) == 2
 
 
 @pytest.mark.asyncio(loop_scope="package")
