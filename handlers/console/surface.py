@@ -96,7 +96,6 @@ class Console:
 
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """`POST /console/session`."""
-        self._access.forged(request)
         wanted = decode(await read_body(request), self._sign_in)
         return await self._access.sign_in(request, wanted.token)
 

@@ -1,7 +1,7 @@
 // Circuits: how they are, and what may be done with them by hand.
 
 import { order } from "./api.js";
-import { attribute, byId, cell, el, keyed, put, say, show } from "./dom.js";
+import { attribute, byId, cell, el, header, keyed, put, row, say, show } from "./dom.js";
 import { ago, clock, count, nowMs, percent, span } from "./format.js";
 
 const STATES = {
@@ -78,13 +78,13 @@ const makeRow = (circuit) => {
     button.addEventListener("click", () => ask(circuit.name, action));
     return button;
   });
-  const row = el(
-    "tr", {}, el("th", { scope: "row", class: "name" }, circuit.name),
+  const node = row(
+    header({ class: "name" }, circuit.name),
     cell("State", {}, state, mixed), failures, calls, failed, slow, trial, held,
     cell("By hand", { class: "actions" }, el("span", { class: "group" }, ...buttons)),
   );
   let before = circuit.state;
-  return [row, (now) => {
+  return [node, (now) => {
     const [mark, text] = STATES[now.state] ?? ["?", now.state];
     attribute(state, "data-state", now.state);
     put(glyph, mark);

@@ -56,7 +56,13 @@ export const keyed = (parent, items, keyOf, make) => {
   if (focused !== null && focused !== document.activeElement && parent.contains(focused)) focused.focus();
 };
 
-export const cell = (label, attributes = {}, ...children) => el("td", { "data-label": label, ...attributes }, ...children);
+// The roles are written out: in a narrow window the rows are no table any more for a browser, but still for a reader.
+export const row = (...cells) => el("tr", { role: "row" }, ...cells);
+
+export const header = (attributes, ...children) => el("th", { role: "rowheader", scope: "row", ...attributes }, ...children);
+
+export const cell = (label, attributes = {}, ...children) =>
+  el("td", { role: "cell", "data-label": label, ...attributes }, ...children);
 
 let saying = 0;
 

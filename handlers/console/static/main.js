@@ -1,6 +1,6 @@
 // The page: signs in if it must, then shows what the engine's processes tell, once a second.
 
-import { byId, cell, el, keyed, put, say, show, attribute } from "./dom.js";
+import { attribute, byId, cell, el, header, keyed, put, row, say, show } from "./dom.js";
 import { count, nowMs, percent, rate, setClock, span } from "./format.js";
 import { listenToOrders, showCircuits } from "./circuits.js";
 import { listenToSearch, openFromAddress, showPayments } from "./payments.js";
@@ -46,11 +46,11 @@ const makeProcess = (first) => {
   const state = el("span", { class: "state" });
   const lag = cell("Loop lag", { class: "number" });
   const up = cell("Up", { class: "number" });
-  const row = el(
-    "tr", {}, el("th", { scope: "row", class: "name", title: first.owner }, first.host), cell("Pid", { class: "number" }, String(first.pid)),
+  const node = row(
+    header({ class: "name", title: first.owner }, first.host), cell("Pid", { class: "number" }, String(first.pid)),
     cell("Roles", {}, first.roles.join(" ")), cell("State", {}, state), lag, up,
   );
-  return [row, (now) => {
+  return [node, (now) => {
     const unfit = Object.entries(now.unfit ?? {});
     attribute(state, "data-state", unfit.length ? "open" : "closed");
     put(state, unfit.length ? `■ ${unfit.map(([part, why]) => `${part}: ${why}`).join("; ")}` : "● ready");

@@ -1,7 +1,7 @@
 // Payments: those that changed last, those that are searched for, and the life of one.
 
 import { payment as fetchPayment, search } from "./api.js";
-import { attribute, byId, cell, el, keyed, put, say, show } from "./dom.js";
+import { attribute, byId, cell, el, header, keyed, put, row, say, show } from "./dom.js";
 import { clock, exactly, local, method, words } from "./format.js";
 
 const GLYPHS = {
@@ -34,13 +34,13 @@ const makeRow = (first) => {
   const unknown = el("span", { class: "minor" });
   const amount = cell("Amount", { class: "number" });
   const attempts = cell("Attempts", { class: "number" });
-  const row = el(
-    "tr", {}, cell("Changed", { class: "time" }, when), el("th", { scope: "row", "data-label": "Payment" }, id),
+  const node = row(
+    cell("Changed", { class: "time" }, when), header({}, id),
     cell("Order", { class: "clip", title: first.order ?? "" }, first.order || "–"),
     cell("User", { class: "clip", title: first.user ?? "" }, first.user || "–"),
     cell("Method", {}, method(first)), amount, cell("Status", {}, status, unknown), attempts,
   );
-  return [row, (line) => {
+  return [node, (line) => {
     put(when, clock(line.changed_ms));
     attribute(when, "datetime", new Date(line.changed_ms).toISOString());
     setStatus(line.status);
