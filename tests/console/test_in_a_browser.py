@@ -44,6 +44,10 @@ class Page:
         """Wait until this stands there."""
         return self.wait(lambda: text in self.text(selector))
 
+    def closed(self, dialog: str) -> Any:
+        """Wait until this dialog is closed: before, there is nothing else to press a key on."""
+        return self.wait(lambda: not self.run(f"return document.getElementById({dialog!r}).open"))
+
     def run(self, script: str) -> Any:
         """In the page."""
         return self.driver.execute_script(script)
@@ -131,7 +135,7 @@ def _a_payment_shows_and_opens(page: Page, operator: Operator, ask: Ask) -> None
     assert timeline.index("accepted") < timeline.index("charge") < timeline.index("payment completed")
     assert "•••• 4242" in page.text("#payment-facts")
     page.press(Keys.ESCAPE)
-    page.wait(lambda: not page.run("return document.getElementById('payment').open"))
+    page.closed("payment")
     page.driver.find_element(By.ID, "q").send_keys(payment["id"], Keys.ENTER)
     page.shows("#payments-title", "Found payments")
     assert page.run("return document.querySelectorAll('#payment-rows tr').length") == 1
@@ -146,6 +150,7 @@ def _a_circuit_is_forced_and_reset_by_keyboard(page: Page, operator: Operator, a
     page.press(Keys.ENTER)
     page.shows("#confirm-title", "Force open user_service?")
     page.press("Ada", Keys.TAB, MARKUP, Keys.ENTER)
+    page.closed("confirm")
     page.wait(lambda: "held open" in page.circuit("user_service"))
     page.wait(lambda: MARKUP in page.circuit("user_service"))
     assert ask(operator.states())["user_service"] == "forced_open"
@@ -154,6 +159,7 @@ def _a_circuit_is_forced_and_reset_by_keyboard(page: Page, operator: Operator, a
     page.shows("#confirm-title", "Reset user_service?")
     # The name is remembered, so the reason has the focus.
     page.press("mended", Keys.ENTER)
+    page.closed("confirm")
     page.wait(lambda: "● closed" in page.circuit("user_service").replace("\n", " "))
     assert ask(operator.states())["user_service"] == "closed"
     assert "console: Ada" in page.text("#order-rows")
@@ -176,7 +182,8 @@ def _sign_in(driver: webdriver.Chrome, operator: Operator) -> None:
     token = driver.find_element(By.ID, "token")
     token.send_keys("a guess", Keys.ENTER)
     page.shows("#signing-error", "not the console's token")
-    assert all("401" in line for line in page.complaints())
+    # The browser itself says that a request was refused, and may say so a moment later.
+    assert all("401" in line for line in page.wait(page.complaints))
     token.clear()
     token.send_keys(CONSOLE_TOKEN, Keys.ENTER)
     page.shows("#link", "live")
