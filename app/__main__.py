@@ -128,6 +128,7 @@ _SECRETS: Final = {
     "passkey",
     "callback_secret",
     "password",
+    "console_token",
 }
 
 

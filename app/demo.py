@@ -39,6 +39,7 @@ _USERS_PORT: Final = 3002
 _ORDERS_PORT: Final = 3001
 _ACQUIRER_PORT: Final = 3009
 _GATEWAY_PORT: Final = 3008
+_OPS_PORT: Final = 3007
 _USER: Final = "550e8400-e29b-41d4-a716-446655440001"
 _DARAJA_PORT: Final = 3010
 _CLIENT: Final = "550e8400-e29b-41d4-a716-446655440000"
@@ -67,6 +68,8 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
         "auth": {"secret": kept["jwt"]},
         "cards": {"keys": f"demo:{kept['cards']}", "fingerprint_secret": kept["fingerprints"]},
         "events": {"file": str(folder / "events.jsonl")},
+        # For this machine only: there is no token.
+        "ops": {"port": _OPS_PORT, "console": True},
         # Here every door is open.
         "orders_api": {"enabled": True},
         "gateway": {"enabled": True},
@@ -171,6 +174,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "ACQUIRER__URL": settings.acquirer.base_url,
         "EVENTS__FILE": settings.events.file,
         "AUTH__SECRET": settings.auth.secret,
+        "OPS__PORT": str(settings.ops.port),
+        "OPS__CONSOLE": str(settings.ops.console),
+        "OPS__CONSOLE_TOKEN": settings.ops.console_token,
         "ORDERS_API__ENABLED": str(settings.orders_api.enabled),
         "ORDERS_API__USERS_URL": settings.orders_api.users_url,
         "ORDERS_API__ORDERS_URL": settings.orders_api.orders_url,
@@ -214,6 +220,7 @@ def banner(settings: Settings, folder: Path) -> str:
     phones = f"http://127.0.0.1:{settings.mpesa.port}"
     doors += f"\nM-Pesa           {phones}   docs {phones}/docs" if settings.mpesa.enabled else ""
     doors += f"\nGateway          {gateway}   docs {gateway}/docs" if settings.gateway.enabled else ""
+    doors += f"\nConsole          http://127.0.0.1:{settings.ops.port}/console" if settings.ops.console else ""
     return f"""
 Payment engine   {base}   docs {base}/docs   metrics {base}/metrics{doors}
 Users            {settings.users.url.removesuffix("/{id}")}

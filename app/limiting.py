@@ -21,6 +21,7 @@ from handlers.http import Dresser
 from handlers.limits import Identify, SurfaceLimits
 from handlers.routes import Route
 from metrics.instruments import Instruments
+from resilience.limit_settings import Rule
 from resilience.limiter import Limiter
 
 _WAITING_MAX: Final = 2048
@@ -53,9 +54,10 @@ class Limiting:
         with contextlib.suppress(EngineError):
             await self._windows.open()
 
-    def of(self, surface: str) -> SurfaceLimits:
-        """The limits of a surface, for its requests and for its handlers."""
-        return SurfaceLimits(surface, self._limiter, self._rules, self.addresses, self._instruments)
+    def of(self, surface: str, own: Sequence[Rule] = ()) -> SurfaceLimits:
+        """The limits of a surface, for its requests and for its handlers; `own` are rules that nobody configures."""
+        rules = {**self._rules, **{rule.name: rule for rule in own}}
+        return SurfaceLimits(surface, self._limiter, rules, self.addresses, self._instruments)
 
     @property
     def connections(self) -> int:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from app.activity import Activity
 from app.sampling import SuccessRate
-from engine.facts import AttemptState, Kind, Refund
+from engine.facts import AttemptState, Kind, Refund, RefundState
 from engine.payment import Payment
+from handlers.console.snapshot import OUTCOMES
 from metrics.instruments import Instruments
 
 
 class PaymentObserver:
-    """Told by the engine, it tells Prometheus."""
+    """Told by the engine, it tells Prometheus, and the console where there is one."""
 
-    def __init__(self, instruments: Instruments, success_rate: SuccessRate) -> None:
+    def __init__(self, instruments: Instruments, success_rate: SuccessRate, activity: Activity | None = None) -> None:
         self._instruments = instruments
         self._success_rate = success_rate
+        self._activity = activity
 
     def attempt(self, payment: Payment, outcome: str) -> None:
         """An attempt has an outcome, or certainly none yet."""
         attempt = payment.attempts[-1]
         self._instruments.attempts.labels(attempt.acquirer, attempt.kind.value, outcome).inc()
+        if self._activity is not None:
+            self._activity.seen(payment)
+            if outcome == AttemptState.UNKNOWN:
+                self._activity.count("unknown")
 
     def late_success(self) -> None:
         """An acquirer took money that nobody expected any more."""
@@ -31,6 +38,8 @@ class PaymentObserver:
     def settled(self, payment: Payment) -> None:
         """The latest attempt has settled something."""
         attempt = payment.attempts[-1]
+        if self._activity is not None:
+            self._activity.seen(payment)
         if attempt.reverses:
             step = "reversed" if attempt.state is AttemptState.APPROVED else "refused"
             self._instruments.late_successes.labels(step).inc()
@@ -45,6 +54,8 @@ class PaymentObserver:
 
     def recorded(self, payment: Payment) -> None:
         """A payment that is settled outside was recorded, or its status has changed."""
+        if self._activity is not None:
+            self._activity.seen(payment)
         if payment.refunds:
             self._refunded(payment, payment.refunds[-1])
         elif payment.ended_ms:
@@ -57,8 +68,12 @@ class PaymentObserver:
         # Of an authorization, some may have been captured.
         minor = payment.captured_minor or payment.amount.minor
         self._instruments.payments_money.labels(status, currency).inc(minor)
+        if self._activity is not None and status in OUTCOMES:
+            self._activity.count(status)
 
     def _refunded(self, payment: Payment, refund: Refund) -> None:
         state, currency = refund.state.value, payment.amount.currency
         self._instruments.refunds_processed.labels(state).inc()
         self._instruments.refunds_money.labels(state, currency).inc(refund.minor)
+        if self._activity is not None and refund.state is RefundState.COMPLETED:
+            self._activity.count("refunded")

@@ -87,6 +87,8 @@ async def _serve(
             parts.tracer.start()
         batching = tasks.create_task(parts.batcher.run())
         counting = tasks.create_task(parts.limiting.run())
+        # Before the first call to anybody: what was held open by hand stays so through a restart.
+        await parts.circuits.follow()
         if parts.worker:
             await parts.jobs.open()
         watching = [
@@ -94,7 +96,10 @@ async def _serve(
                 _watch_store(parts.check, parts.instruments, parts.readiness, parts.settings.redis.check_every_s)
             ),
             tasks.create_task(parts.sampler.run()),
+            tasks.create_task(parts.circuits.run()),
         ]
+        if parts.console:
+            watching.append(tasks.create_task(parts.console.run()))
         if parts.audit_sample:
             watching.append(tasks.create_task(parts.audit_sample.run()))
         working = tasks.create_task(parts.worker.run()) if parts.worker else None
@@ -147,6 +152,8 @@ async def _stop(
     ends_at = time.monotonic() + parts.settings.server.stop_s
     structlog.get_logger().info("stopping", budget_s=parts.settings.server.stop_s)
     parts.readiness.report("process", "stopping")
+    if parts.console:
+        parts.console.close()
     await asyncio.sleep(min(parts.settings.server.unready_s, parts.settings.server.stop_s / 2))
     await _cancelled(reconciling)
     if parts.listener and listening:

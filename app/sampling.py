@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from engine.errors import Overloaded, StoreUnavailable
 from engine.ids import Clock
-from engine.store.depths import Depth, RedisDepths
+from engine.store.depths import Depth, Depths, RedisDepths
 from metrics.instruments import Instruments
 
 _WINDOW_S = 300
@@ -60,6 +60,10 @@ class Sampler:
         self._connections = connections
         self._clock = clock
         self._every_s = every_s
+        self.depths: Depths | None = None
+        """As of the last look; None before the first."""
+        self.lag_s = 0.0
+        """The worst of the last round."""
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -80,6 +84,7 @@ class Sampler:
             depths = await self._depths.now()
         except (StoreUnavailable, Overloaded):
             return
+        self.depths = depths
         instruments = self._instruments
         instruments.queue_depth.set(depths.jobs.waiting)
         instruments.queue_oldest.set(self._age_s(depths.jobs))
@@ -107,4 +112,5 @@ class Sampler:
                 expected = loop.time() + _LAG_TICK_S
                 await asyncio.sleep(_LAG_TICK_S)
                 worst = max(worst, loop.time() - expected)
+            self.lag_s = worst
             self._instruments.loop_lag.set(worst)

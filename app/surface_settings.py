@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -158,6 +158,29 @@ class OpsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     port: int = 0
     """0: none; every surface's port has them anyway."""
+    console: bool = False
+    """Whether the operator's page is there too, at `/console`."""
+    console_token: str = ""
+    """What operators sign in with; without one only this machine is let in."""
 
     def __post_init__(self) -> None:
         within("ops.port", self.port, 0, 65535)
+        if self.console and not self.port:
+            raise ValueError("ops.console needs ops.port")
+        token = self.console_token
+        if token and not (CONSOLE_TOKEN_LENGTH_MIN <= len(token) <= CONSOLE_TOKEN_LENGTH_MAX and _is_visible(token)):
+            raise ValueError(
+                f"ops.console_token must have {CONSOLE_TOKEN_LENGTH_MIN} to {CONSOLE_TOKEN_LENGTH_MAX} visible ASCII "
+                "characters"
+            )
+
+    def __repr__(self) -> str:
+        return f"OpsSettings(port={self.port}, console={self.console}, console_token=…)"
+
+
+CONSOLE_TOKEN_LENGTH_MIN: Final = 32
+CONSOLE_TOKEN_LENGTH_MAX: Final = 256
+
+
+def _is_visible(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text

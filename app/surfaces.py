@@ -35,6 +35,7 @@ from engine.vault_method import VaultMethod
 from engine.vault_paying import VaultPayments
 from handlers.auth import Authenticator
 from handlers.core_api import CoreApi
+from handlers.core_breakers import CoreBreakers
 from handlers.core_changes import CoreChanges
 from handlers.core_waiting import OutcomeWaiting
 from handlers.gateway_accounts import GatewayAccounts
@@ -111,8 +112,8 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
     waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
     changes = CoreChanges(changing, waiting, auth)
     phones = parts.phones is not None
-    more = [*_stripe_hook(parts), *webhook_routes(parts, auth)]
-    return CoreApi(accepting, parts.payments, parts.guards, auth, waiting, changes, more=more, phones=phones)
+    more = [*CoreBreakers(parts.circuits, auth).routes(), *_stripe_hook(parts), *webhook_routes(parts, auth)]
+    return CoreApi(accepting, parts.payments, parts.circuits, auth, waiting, changes, more=more, phones=phones)
 
 
 def _stripe_hook(parts: Parts) -> list[Route]:

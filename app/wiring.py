@@ -17,6 +17,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app import __version__
+from app.activity import Activity
+from app.circuits import Circuits, counterparties
+from app.console import OpsConsole
 from app.limiting import Limiting, inside_edge
 from app.observing import PaymentObserver
 from app.readiness import OK, ReadinessBoard
@@ -43,6 +46,7 @@ from engine.relay import Relay
 from engine.sealing import AesGcmSealer, parse_fingerprint_secret, parse_keys
 from engine.store.batch import Batcher, RedisClient
 from engine.store.check import StoreReport
+from engine.store.circuits import RedisCircuits
 from engine.store.connect import is_cluster
 from engine.store.depths import RedisDepths
 from engine.store.due import RedisDue
@@ -61,6 +65,7 @@ from engine.vault_card import CardMarks
 from engine.vault_cards import VaultCards
 from engine.vault_refunds import VaultRefunds
 from engine.worker import Processor, Worker
+from handlers.console.surface import ERRORS as CONSOLE_ERRORS
 from handlers.core_types import CARD_METHODS
 from handlers.docs import Docs
 from handlers.envelopes import NESTED, Envelope
@@ -100,6 +105,10 @@ class Guards:
         self._guards[name] = Guard(name, settings, self._instruments)
         return self._guards[name]
 
+    def find(self, name: str) -> Guard | None:
+        """The guard of this counterparty, if this process asks it."""
+        return self._guards.get(name)
+
     def statuses(self) -> Mapping[str, BreakerStatus]:
         """The breakers as of now."""
         return {name: guard.status() for name, guard in self._guards.items()}
@@ -138,7 +147,8 @@ class Parts:
         self.tracer = _tracer(settings, self.instruments, self.owner)
         self.readiness = ReadinessBoard(("store", "process"))
         self.success_rate = SuccessRate()
-        self.observer = PaymentObserver(self.instruments, self.success_rate)
+        activity = Activity() if settings.ops.console else None
+        self.observer = PaymentObserver(self.instruments, self.success_rate, activity)
         self.guards = Guards(self.instruments)
         self.limiting = Limiting(settings, client, self.instruments)
         redis = settings.redis
@@ -150,6 +160,7 @@ class Parts:
             replicas=redis.replicas,
             replicas_timeout_s=redis.timeout_s / 2,
         )
+        self.circuits = Circuits(self.guards, RedisCircuits(self.batcher), now_ms, configured=counterparties(settings))
         self.check = check
         made = RedisPayments if self.tracer is None else partial(TracedPayments, self.tracer)
         self.payments: RedisPayments = made(
@@ -170,6 +181,7 @@ class Parts:
         )
         self.fingerprints = Fingerprints(parse_fingerprint_secret(settings.cards.fingerprint_secret))
         self.ids = PaymentIds()
+        self.console = OpsConsole(self, roles, activity) if activity else None
         self.pushes = RedisPushes(self.batcher, self.keys)
         self.phones = self._phones() if settings.mpesa.base_url else None
         self.stored_cards = self._stored_cards()
@@ -199,9 +211,10 @@ class Parts:
         return Door(application, edge.refuse_unparsed)
 
     def ops_door(self) -> Door:
-        """The ops endpoints alone."""
-        edge = self._edge("ops", {}, NESTED, ())
-        return Door(_application(edge, self._ops(HEALTH).routes()), edge.refuse_unparsed)
+        """The ops endpoints, and the console if it is there."""
+        edge = self._edge("ops", CONSOLE_ERRORS, NESTED, ())
+        console = self.console.surface.routes() if self.console else []
+        return Door(_application(edge, [*self._ops(HEALTH).routes(), *console]), edge.refuse_unparsed)
 
     def _edge(self, name: str, errors: ErrorTable, envelope: Envelope, dressers: Sequence[Dresser]) -> Edge:
         return Edge(

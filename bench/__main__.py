@@ -19,6 +19,8 @@ from typing import Final
 import msgspec
 
 from bench import processes
+from bench.console import CASE as CONSOLE
+from bench.console import console_round
 from bench.engines import token
 from bench.limiter import limiter_cost
 from bench.loading import CONNECTIONS, USERS, Loader, Wrong
@@ -52,6 +54,7 @@ CASES: Final = (
     Case("notify", "notify"),
     Case("webhooks", "webhooks"),
     Case(DEAD, DEAD),
+    CONSOLE,
 )
 _OPERATING: Final = "operating"
 _OPEN_PUSHES: Final = "open pushes"
@@ -91,16 +94,17 @@ def _run(bench: Bench, given: argparse.Namespace) -> Result:
     rounds: list[Measured] = []
     for cycle in range(given.rounds):
         for case in cases:
-            measured = _ROUNDS.get(case.path, engine_round)(bench, case)
-            rounds.append(measured)
-            _tell(f"cycle {cycle + 1} of {given.rounds}  {case.name:<14} {measured.per_second:>8.0f} a second")
+            found = [_ROUNDS.get(case.path, engine_round)(bench, case)] if case != CONSOLE else console_round(bench)
+            for measured in found:
+                rounds.append(measured)
+                _tell(f"cycle {cycle + 1} of {given.rounds}  {measured.case:<14} {measured.per_second:>8.0f} a second")
     limiter = limiter_cost(bench.folder)
     scrape = scrape_cost(bench.folder)
     samples: list[Sample] = long_run(bench, given.payments, _tell) if given.payments else []
-    found = operate(bench, given.rounds, _tell) if not given.only or _OPERATING in given.only else {}
+    operated = operate(bench, given.rounds, _tell) if not given.only or _OPERATING in given.only else {}
     if not given.only or _OPEN_PUSHES in given.only:
-        found |= open_pushes(bench, given.rounds, _tell)
-    operating = {name: spread(values) for name, values in found.items()}
+        operated |= open_pushes(bench, given.rounds, _tell)
+    operating = {name: spread(values) for name, values in operated.items()}
     shares = ratios(rounds)
     settings: dict[str, str | int] = {
         "seconds": given.seconds, "cycles": given.rounds, "connections": CONNECTIONS, "users": USERS,

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from bench.console import UNWATCHED, WATCHED
 from bench.limiter import LimiterCost
 from bench.long import Sample
 from bench.mpesa import OPEN_MIB, OPEN_RATE
@@ -20,6 +21,7 @@ from bench.rounds import Measured
 from bench.scraping import ScrapeCost
 
 _LIBRARIES: Final = ("aiohttp", "uvloop", "redis", "hiredis", "msgspec")
+_CONSOLE: Final = "full, with one viewer / without"
 _PAIRS: Final = {
     "accept / floor": ("accept", "floor"),
     "accept with keys / floor": ("accept, keys", "floor"),
@@ -33,6 +35,8 @@ _PAIRS: Final = {
     "mpesa initiate / floor": ("mpesa initiate", "floor"),
     "accept, two processes / one": ("accept, two", "accept"),
     "full, two processes / one": ("full, two", "full"),
+    _CONSOLE: (WATCHED, UNWATCHED),
+    "full, with a console / without one": (UNWATCHED, "full"),
 }
 _LOGINS: Final = "full, p99 during 5 logins/s / without"
 
@@ -104,7 +108,7 @@ def ratios(rounds: Sequence[Measured]) -> dict[str, Range]:
         pairs = list(zip(cases.get(above, []), cases.get(below, []), strict=False))
         if pairs:
             found[name] = spread([a.per_second / b.per_second for a, b in pairs])
-        if pairs and below == "floor":
+        if pairs and (below in {"floor", UNWATCHED} or above == UNWATCHED):
             # What the rates would be if the engine never waited for a core: of use where the machine is not quiet.
             found[f"{name}, by CPU"] = spread([b.cpu_us / a.cpu_us for a, b in pairs])
     calm = list(zip(cases.get("full, logins", []), cases.get("full", []), strict=False))
@@ -138,6 +142,7 @@ def targets(
                 ("orders read / floor", 0.5),
                 ("vault pay / floor", 0.30),
                 ("mpesa initiate / floor", 0.15),
+                (_CONSOLE, 0.98),
             )
         ),
         *(

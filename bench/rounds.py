@@ -32,12 +32,13 @@ class Case(NamedTuple):
 
     `notify`: the notification worker tells of events by log lines.
     `webhooks`: a thousand endpoints are told of events; then with one of them dead.
+    `full watched`: with somebody at the console, and without.
     """
 
     name: str
     path: Literal[
         "floor", "accept", "full", "record", "recorded", "read", "vault", "vault told", "push", "notify",
-        "webhooks", "webhooks, dead"
+        "webhooks", "webhooks, dead", "full watched"
     ]  # fmt: skip
     keyed: bool = False
     processes: int = 1

@@ -138,6 +138,12 @@ class RoleRequired(EngineError):
     code = "FORBIDDEN"
 
 
+class CircuitNotFound(EngineError):
+    """There is no counterparty of this name."""
+
+    code = "CIRCUIT_NOT_FOUND"
+
+
 class RefundNotAllowed(EngineError):
     """The payment's status does not allow a refund."""
 

@@ -11,9 +11,11 @@ import msgspec
 from aiohttp import web
 
 from engine.accepting import Caller
+from engine.errors import RoleRequired
 from handlers.http import HttpRefused
 
-_PRIVILEGED: Final = frozenset({"service", "admin"})
+_ADMIN: Final = "admin"
+_PRIVILEGED: Final = frozenset({"service", _ADMIN})
 _CACHE_MAX: Final = 10_000
 _REVOKED_CHECK_S: Final = 1.0
 """How long a token that was logged out elsewhere may go on being taken here."""
@@ -100,6 +102,8 @@ class _Known(NamedTuple):
     token_id: str
     looked_at: float
     """When its revocation was asked for last."""
+    admin: bool
+    """Whether it may change how the engine works, and not only act for everybody."""
 
 
 class Authenticator:
@@ -123,12 +127,24 @@ class Authenticator:
         """Who asks. With `mode = "none"` everybody is one privileged caller."""
         if self._settings.mode == "none":
             return Caller("anonymous", privileged=True)
+        return (await self._known(request)).caller
+
+    async def administrator(self, request: web.Request) -> Caller:
+        """Who asks, if its role is `admin`. Raises `RoleRequired` otherwise. With `mode = "none"` everybody is."""
+        if self._settings.mode == "none":
+            return Caller("anonymous", privileged=True)
+        known = await self._known(request)
+        if not known.admin:
+            raise RoleRequired("this needs the role admin")
+        return known.caller
+
+    async def _known(self, request: web.Request) -> _Known:
         known = self._cache.get(token := _token(request))
         if known is None or known.until <= self._clock():
             known = await self._verify(token)
         if known.token_id and self._clock() >= known.looked_at + _REVOKED_CHECK_S:
             await self._look_for_revocation(token, known)
-        return known.caller
+        return known
 
     async def log_out(self, request: web.Request) -> None:
         """Take this request's token no more: here at once, in other processes within a second.
@@ -153,7 +169,8 @@ class Authenticator:
             raise _unauthorized("the access token is too long", "invalid_token")
         try:
             claims = await self._claims(token)
-            caller = _caller(claims)
+            roles = _roles(claims)
+            caller = _caller(claims, roles)
             token_id = _token_id(claims)
         except jwt.ExpiredSignatureError:
             raise _unauthorized("the access token has expired", "invalid_token") from None
@@ -166,7 +183,7 @@ class Authenticator:
         if self._settings.jwks_url:
             # A key that its issuer has withdrawn is not trusted longer than the keys themselves are kept.
             until = min(until, self._clock() + self._settings.jwks_cache_s)
-        known = self._cache[token] = _Known(until, expires, caller, token_id, looked_at=0.0)
+        known = self._cache[token] = _Known(until, expires, caller, token_id, looked_at=0.0, admin=_ADMIN in roles)
         return known
 
     async def _claims(self, token: str) -> dict[str, Any]:
@@ -226,14 +243,17 @@ def _token_id(claims: dict[str, Any]) -> str:
     return token_id
 
 
-def _caller(claims: dict[str, Any]) -> Caller:
+def _roles(claims: dict[str, Any]) -> frozenset[str]:
+    roles = claims.get("roles", claims.get("role", []))
+    roles = [roles] if isinstance(roles, str) else roles
+    return frozenset(role for role in roles if isinstance(role, str)) if isinstance(roles, list) else frozenset()
+
+
+def _caller(claims: dict[str, Any], roles: frozenset[str]) -> Caller:
     subject = claims["sub"]
     if not isinstance(subject, str) or not subject or len(subject) > 128:
         raise ValueError("sub")
-    roles = claims.get("roles", claims.get("role", []))
-    roles = [roles] if isinstance(roles, str) else roles
-    privileged = isinstance(roles, list) and any(isinstance(role, str) and role in _PRIVILEGED for role in roles)
-    return Caller(subject, privileged)
+    return Caller(subject, privileged=bool(roles & _PRIVILEGED))
 
 
 def _unauthorized(message: str, error: str) -> HttpRefused:

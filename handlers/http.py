@@ -189,7 +189,9 @@ class Edge:
         self._dress(response, ids)
         for dress in self._dressers:
             dress(request, response)
-        self._count(request, response.status, self._clock() - started)
+        # A stream lasts as long as somebody watches it: that is nobody's latency.
+        streamed = type(response) is web.StreamResponse
+        self._count(request, response.status, None if streamed else self._clock() - started)
         return response
 
     async def _traced(self, request: web.Request, handler: Handler, tracer: Tracer) -> web.StreamResponse:
@@ -272,13 +274,15 @@ class Edge:
             self._errors[type(error)], error.code, str(error), details=details, headers=headers, retry=error.retry
         )
 
-    def _count(self, request: web.Request, status: int, seconds: float) -> None:
+    def _count(self, request: web.Request, status: int, seconds: float | None) -> None:
         method, route = _names(request)
         counter = self._counters.get((method, route, status))
         if counter is None:
             counter = self._instruments.http_requests.labels(self._surface, method, route, str(status))
             self._counters[method, route, status] = counter
         counter.inc()
+        if seconds is None:
+            return
         histogram = self._histograms.get((method, route))
         if histogram is None:
             histogram = self._instruments.http_duration.labels(self._surface, method, route)

@@ -22,6 +22,18 @@ REVOKED = "payments:revoked:"
 LIMITS = "payments:limits:"
 """With a digest of rule and caller, list with a time to live: when the requests in its window came."""
 
+CIRCUITS = "payments:{circuits}:orders"
+"""String: the latest order about each counterparty's circuit, as JSON. One hash tag with its log."""
+
+CIRCUIT_LOG = "payments:{circuits}:log"
+"""List: the orders given lately, the latest first, as JSON."""
+
+PROCESSES = "payments:{console}:members:all"
+"""Set: the processes that tell of themselves. One hash tag with what they tell."""
+
+PROCESS = "payments:{console}:members:"
+"""With a process's name, string with a time to live: what it tells of itself, as JSON."""
+
 JOBS_GROUP = "workers"
 
 

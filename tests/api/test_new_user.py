@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ class Demo:
         self.data, self.port = data, port
         self.base = f"http://127.0.0.1:{port}"
         self.orders_port = free_port()
+        self.ops_port = free_port()
         self._shell = clean_environment()
         if shutil.which("curl") is None:
             self._shell["PATH"] = f"{_curl_folder(data.parent)}{os.pathsep}{os.environ['PATH']}"
@@ -96,6 +98,7 @@ class Demo:
             PAYMENTS__CORE__PORT=str(self.port),
             PAYMENTS__ORDERS_API__PORT=str(self.orders_port),
             PAYMENTS__GATEWAY__PORT=str(free_port()),
+            PAYMENTS__OPS__PORT=str(self.ops_port),
         )
         with (self.data.parent / "demo.log").open("a") as log:
             process = subprocess.Popen(
@@ -124,6 +127,7 @@ class Demo:
                 break
         assert any(self.base in line for line in lines), (lines, process.poll())
         assert any(line.startswith("Orders surface") and f":{self.orders_port} " in line for line in lines), lines
+        assert f"Console          http://127.0.0.1:{self.ops_port}/console\n" in lines
         pasted = [line for line in lines if line.startswith(("TOKEN=", "curl "))]
         assert len(pasted) == 3, lines
         ends_at = time.monotonic() + 60
@@ -155,6 +159,12 @@ class Demo:
     def post(self, url: str, body: dict[str, Any], *more: str) -> Any:
         """POST JSON with curl, as the banner does."""
         return self.paste(f"curl -s {url} -H 'Content-Type: application/json' -d '{json.dumps(body)}' {' '.join(more)}")
+
+    def page(self, url: str) -> str:
+        """What a browser gets."""
+        with urllib.request.urlopen(url, timeout=30) as response:
+            body: bytes = response.read()
+            return body.decode()
 
     def get(self, path: str, token: str) -> Any:
         """GET with curl."""
@@ -195,6 +205,7 @@ def test_a_new_user_pastes_the_banner_and_finds_everything_again_after_ctrl_c(tm
             payment = demo.paste(token_line, pay_line)
             assert payment.get("status") == "completed", payment
             assert (payment["orderId"], payment["amount"]) == (order["id"], 75.48)
+            assert "<title>Payment console</title>" in demo.page(f"http://127.0.0.1:{demo.ops_port}/console")
             [event] = eventually_published(demo, payment["id"])
             assert event["event_type"] == "payment_completed"
             assert event["data"]["transaction_id"] == payment["transactionId"]

@@ -17,6 +17,7 @@ KEYS = "k:" + "A" * 43 + "="
         ({"PAYMENTS__FALLBACKS__USER_SERVICE__URL": "http://other"}, "user_service is the name"),
         ({"PAYMENTS__GATEWAY__ENABLED": "true", "PAYMENTS__GATEWAY__PORT": "3003"}, "gateway.port and core.port"),
         ({"PAYMENTS__OPS__PORT": "3003"}, "core.port and ops.port"),
+        ({"PAYMENTS__OPS__CONSOLE": "true"}, "ops.console needs ops.port"),
         ({"PAYMENTS__GATEWAY__TOPIC": ""}, "gateway.topic"),
         ({"PAYMENTS__EVENTS__TOPIC": ""}, "events.topic"),
     ],

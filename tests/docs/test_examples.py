@@ -49,6 +49,7 @@ NAMES: Final = {
     "token of user 1": token("1"),
     "token of user 2": token("2"),
     "token of a service": token("shop", role="service"),
+    "token of an admin": token("ops", role="admin"),
     "callback secret": CALLBACK_SECRET,
 }
 OPERATIONS: Final = {"/health", "/ready", "/metrics", "/openapi.json", "/docs"}
