@@ -19,7 +19,8 @@ from handlers.console.stream import Frame, Stream
 from handlers.http import HttpRefused
 from tests.api.world import eventually
 from tests.console.world import Operator, Watcher, console_settings
-from tests.support import EngineProcess, temporary_folder
+from tests.faults.world import Engine
+from tests.support import temporary_folder
 
 
 class Pictures:
@@ -235,13 +236,13 @@ async def test_a_stop_ends_the_streams_first_and_is_not_held_up_by_them(operator
     """The process goes on for a while, as balancers need it to; the stream has ended by then."""
     settings = console_settings(PAYMENTS__SERVER__UNREADY_S="60", PAYMENTS__SERVER__STOP_S="120")
     with temporary_folder() as folder:
-        engine = EngineProcess(operator.world.redis.url, operator.world.sims, folder, **settings)
+        engine = Engine(operator.world.redis.url, operator.world.sims, folder, **settings)
         await engine.start()
         try:
             url = f"http://127.0.0.1:{settings['PAYMENTS__OPS__PORT']}/console/stream"
             async with watching(url) as watcher:
                 await watcher.event()
-                engine._process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+                engine.signal(signal.SIGTERM)
                 with pytest.raises((EOFError, aiohttp.ClientError)):
                     while True:
                         await watcher.event()

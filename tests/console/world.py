@@ -13,6 +13,7 @@ from yarl import URL
 
 from handlers.console.access import COOKIE, MARK
 from tests.api.world import Answer, World, world_around
+from tests.faults.world import Engine
 from tests.support import EngineProcess, Sims, free_port, simulators, temporary_folder, token
 
 OPERATOR = "ada"
@@ -65,7 +66,7 @@ class Watcher:
 class Operator:
     """Somebody who looks at two processes of one engine, and may touch their circuits."""
 
-    def __init__(self, world: World, second: EngineProcess) -> None:
+    def __init__(self, world: World, second: Engine) -> None:
         self.world, self.second = world, second
         self.console, self.guarded = (
             f"http://127.0.0.1:{engine.environment['PAYMENTS__OPS__PORT']}" for engine in (world.engine, second)
@@ -162,7 +163,7 @@ async def operator_around(sims: Sims, **settings: str) -> AsyncIterator[Operator
     async with world_around(sims, **console_settings(), **settings) as world:
         with temporary_folder() as folder:
             guarded = console_settings(PAYMENTS__OPS__CONSOLE_TOKEN=CONSOLE_TOKEN)
-            other = EngineProcess(world.redis.url, sims, folder, **guarded, **settings)
+            other = Engine(world.redis.url, sims, folder, **guarded, **settings)
             try:
                 await other.start()
                 yield Operator(world, other)
