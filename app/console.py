@@ -131,7 +131,7 @@ class OpsConsole:
             # The headers say that whoever serves us speaks TLS.
             secure=bool(server.hsts_max_age_s),
         )
-        lookup = Lookup(parts.payments, parts.fingerprints, tuple(topics(parts.settings)))
+        lookup = Lookup(parts.payments, parts.notifications, parts.fingerprints, tuple(topics(parts.settings)))
         self.surface = Console(access, self._stream, lookup, parts.circuits)
 
     async def run(self) -> None:

@@ -27,12 +27,10 @@ from clients.notification_log import NotificationLog
 from engine.errors import Overloaded, StoreUnavailable
 from engine.ids import now_ms
 from engine.notifying import Sink
-from engine.store.notifications import RedisNotifications
 from handlers.dead_letters import DeadLetters
 from handlers.notify_listener import Channel, NotifyListener
 
 _SAMPLE_EVERY_S: Final = 2.0
-_DAY_S: Final = 86_400
 
 
 class Runs(Protocol):
@@ -49,7 +47,7 @@ class Notifier:
         settings = parts.settings.notify
         self._instruments = parts.instruments
         self._dead = _dead_letters(parts.settings)
-        store = RedisNotifications(parts.batcher, parts.keys, kept_s=round(settings.keep_days * _DAY_S))
+        store = parts.notifications
         self._mail = mail(parts, store) if "mail" in settings.channels else None
         channels: list[Channel] = [NotificationLog(_write, now_ms)] if "log" in settings.channels else []
         if self._mail:

@@ -53,6 +53,7 @@ from engine.store.due import RedisDue
 from engine.store.jobs import RedisJobs
 from engine.store.keys import Keys
 from engine.store.leases import ShardLeases
+from engine.store.notifications import RedisNotifications
 from engine.store.outbox import RedisOutbox
 from engine.store.payments import RedisPayments
 from engine.store.pushes import RedisPushes
@@ -181,6 +182,9 @@ class Parts:
         )
         self.fingerprints = Fingerprints(parse_fingerprint_secret(settings.cards.fingerprint_secret))
         self.ids = PaymentIds()
+        self.notifications = RedisNotifications(
+            self.batcher, self.keys, kept_s=round(settings.notify.keep_days * 86_400)
+        )
         self.console = OpsConsole(self, roles, activity) if activity else None
         self.pushes = RedisPushes(self.batcher, self.keys)
         self.phones = self._phones() if settings.mpesa.base_url else None

@@ -10,6 +10,7 @@ from engine.errors import FieldRefused, PaymentNotFound
 from engine.events import history
 from engine.idempotency import KEY_LENGTH_MAX, KeyRecord
 from engine.ids import PaymentId, qualified
+from engine.notifications import Notification
 from engine.payment import Payment
 from handlers.console.snapshot import PaymentLine, payment_line
 from handlers.console.timeline import PaymentPage, payment_page
@@ -28,6 +29,14 @@ class Payments(Protocol):
     async def key(self, digest: str) -> KeyRecord | None: ...
 
 
+class Notifications(Protocol):
+    """What people were told of events."""
+
+    async def get(self, event_id: str) -> tuple[Notification, dict[str, str]] | None:
+        """What was told of an event, and the state of each channel."""
+        ...
+
+
 class Digests(Protocol):
     """How a caller's idempotency key is called in the store."""
 
@@ -37,8 +46,11 @@ class Digests(Protocol):
 class Lookup:
     """Reads only. Raises `StoreUnavailable` and `Overloaded` when it cannot."""
 
-    def __init__(self, payments: Payments, digests: Digests, surfaces: Sequence[str]) -> None:
+    def __init__(
+        self, payments: Payments, notifications: Notifications, digests: Digests, surfaces: Sequence[str]
+    ) -> None:
         self._payments = payments
+        self._notifications = notifications
         self._digests = digests
         self._surfaces = tuple(surfaces)
 
@@ -47,7 +59,9 @@ class Lookup:
         payment = await self._payments.get(PaymentId(payment_id))
         if payment is None:
             raise PaymentNotFound("payment not found")
-        return payment_page(payment, history(payment, await self._payments.events_of(payment.id)))
+        events = history(payment, await self._payments.events_of(payment.id))
+        told = await asyncio.gather(*(self._notifications.get(event.id) for event in events))
+        return payment_page(payment, events, [each for each in told if each is not None])
 
     async def search(self, by: str, text: str, subject: str) -> list[PaymentLine]:
         """The payments of this id, order, user, or of this idempotency key of `subject`. Raises `FieldRefused`.

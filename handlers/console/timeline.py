@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
 from engine.events import PaymentEvent
 from engine.facts import Attempt, Refund
-from engine.ids import rfc3339
+from engine.ids import from_rfc3339, rfc3339
 from engine.money import Money
+from engine.notifications import Notification
 from engine.payment import Payment, attempt_id
 from handlers.console.snapshot import PaymentLine, payment_line
 from handlers.core_views import PaymentView, RefundView, payment_view, refund_view
@@ -29,7 +30,7 @@ class Moment(msgspec.Struct):
     """One thing that happened."""
 
     at: str
-    kind: Literal["payment", "attempt", "refund", "event"]
+    kind: Literal["payment", "attempt", "refund", "event", "notification"]
     title: str
     state: str
     facts: dict[str, str]
@@ -44,12 +45,15 @@ class PaymentPage(msgspec.Struct):
     timeline: list[Moment]
 
 
-def payment_page(payment: Payment, events: Sequence[PaymentEvent]) -> PaymentPage:
-    """The payment with its timeline, oldest first."""
+def payment_page(
+    payment: Payment, events: Sequence[PaymentEvent], told: Sequence[tuple[Notification, Mapping[str, str]]]
+) -> PaymentPage:
+    """The payment with its timeline, oldest first; `told` are the notifications of the events, with their channels."""
     moments = [(payment.created_ms, _accepted(payment))]
     moments += [(attempt.started_ms, _attempt(payment, attempt)) for attempt in payment.attempts]
     moments += [(refund.created_ms, _refund(payment, refund)) for refund in payment.refunds]
     moments += [(event.time_ms, _event(event)) for event in events]
+    moments += [(from_rfc3339(each.time), _notification(each, states)) for each, states in told]
     # Stable: what happened in one millisecond stays in the order of cause and effect.
     moments.sort(key=lambda each: each[0])
     return PaymentPage(
@@ -92,6 +96,12 @@ def _event(event: PaymentEvent) -> Moment:
     facts = {"id": event.id, "sequence": str(event.sequence)}
     facts |= {name: str(data[name]) for name in _SHOWN if isinstance(data.get(name), (str, int))}
     return Moment(rfc3339(event.time_ms), "event", event.type, "", facts)
+
+
+def _notification(notification: Notification, states: Mapping[str, str]) -> Moment:
+    """At the time of its event: when each channel told it is in the log."""
+    facts = {"text": notification.text, **{name: states.get(name, "waiting") for name in notification.channels}}
+    return Moment(notification.time, "notification", notification.title, "", facts)
 
 
 def _present(facts: dict[str, str]) -> dict[str, str]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from engine.notifications import Notification
+from engine.store.batch import Batcher
+from engine.store.connect import RedisSettings, connect
+from engine.store.keys import Keys
+from engine.store.notifications import RedisNotifications
+from metrics.instruments import Instruments
 from tests.api.world import USER, eventually, payment_body, shown
 from tests.console.world import Operator
 from tests.support import token
@@ -136,6 +144,32 @@ async def test_a_payment_shows_its_life_in_order(operator: Operator) -> None:
     assert timeline[2]["facts"]["amount"] == "75.48"
     assert timeline[5]["facts"]["amount"] == "20.00"
     assert page["payment"]["id"] == payment["id"]
+
+
+async def test_what_people_were_told_of_a_payment_stands_in_its_life(operator: Operator) -> None:
+    payment = await paid(operator)
+    event_id = f"{payment['id']}-1"
+    client = connect(RedisSettings(url=operator.world.redis.url))
+    batcher = Batcher(client, Instruments(CollectorRegistry()))
+    batching = asyncio.create_task(batcher.run())
+    try:
+        store = RedisNotifications(batcher, Keys(16), kept_s=600)
+        told = Notification(
+            event_id, USER, "payment_completed", payment["id"], payment["completedAt"], "Payment completed",
+            "We received 75.48 USD.", ("log", "mail"),
+        )  # fmt: skip
+        await store.take([told])
+        await store.note(event_id, "log", "told")
+    finally:
+        batching.cancel()
+        await asyncio.wait([batching])
+        await client.aclose()
+    page = (await operator.ask("GET", f"/console/payments/{payment['id']}")).json
+    [shown] = [each for each in page["timeline"] if each["kind"] == "notification"]
+    assert shown["title"] == "Payment completed"
+    assert shown["facts"] == {"text": "We received 75.48 USD.", "log": "told", "mail": "waiting"}
+    kinds = [each["kind"] for each in page["timeline"]]
+    assert kinds.index("event") < kinds.index("notification")
 
 
 async def test_an_attempt_without_an_answer_shows_as_unknown(operator: Operator) -> None:

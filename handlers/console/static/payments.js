@@ -4,6 +4,7 @@ import { payment as fetchPayment, search } from "./api.js";
 import { attribute, byId, cell, el, header, keyed, put, row, say, show } from "./dom.js";
 import { clock, exactly, local, method, words } from "./format.js";
 
+const TOLD_AFTER_MS = 2000;
 const GLYPHS = {
   completed: "●", failed: "✕", cancelled: "⊘", processing: "◌", pending: "◌", authorized: "◐", refunded: "↩",
   partially_refunded: "↩", approved: "●", rejected: "✕", unknown: "?", sending: "◌", not_sent: "◌", waiting: "◌",
@@ -92,7 +93,7 @@ const fill = (page) => {
 };
 
 export const open = async (id) => {
-  opened = { id, version: 0 };
+  opened = { id, version: 0, moments: 0 };
   byId("payment-title").textContent = id;
   byId("payment-error").textContent = "";
   byId("payment-facts").replaceChildren();
@@ -106,9 +107,12 @@ const refresh = async () => {
   const { id } = opened;
   try {
     const page = await fetchPayment(id);
-    if (opened?.id !== id || opened.version === page.line.version) return;
-    opened.version = page.line.version;
+    const moments = page.timeline.length;
+    if (opened?.id !== id || (opened.version === page.line.version && opened.moments === moments)) return;
+    opened = { id, version: page.line.version, moments };
     fill(page);
+    // People are told a moment later, and that is no change of the payment.
+    setTimeout(() => opened?.id === id && refresh(), TOLD_AFTER_MS);
   } catch (refused) {
     if (opened?.id === id) byId("payment-error").textContent = refused.message;
   }
