@@ -34,8 +34,10 @@ FINGERPRINT_SECRET = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI="
 USER = "550e8400-e29b-41d4-a716-446655440001"
 
 
-_PORTS: Final = range(10_000, 20_000)
-"""Below those that outgoing connections have: one of them would take a port before its server is up."""
+_FIRST_PORT: Final = 15_000 if os.environ.get("PYTEST_XDIST_WORKER") == "gw1" else 10_000
+_PORTS: Final = range(_FIRST_PORT, _FIRST_PORT + 5_000)
+"""Below those that outgoing connections have: one of them would take a port before its server is up. Each of two
+processes of tests has its own, for the same reason."""
 _ports_given: set[int] = set()
 
 
