@@ -1,4 +1,4 @@
-"""One engine with every door open, and pretend counterparties behind it, for all pages."""
+"""One engine with every door open, a worker that notifies, and pretend counterparties behind them, for all pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest_asyncio
 from simulators.daraja import MERCHANT, DarajaSim
 from simulators.internal_gateway import InternalGatewaySim
 from simulators.server import serve
+from tests.docs.receiving import Receiver
 from tests.docs.running import Engine
+from tests.notify.process import NotifyProcess
 from tests.support import USER, EngineProcess, RedisServer, free_port, simulators, temporary_folder
 
 CLIENT = "550e8400-e29b-41d4-a716-446655440000"
@@ -56,6 +58,8 @@ async def engine() -> AsyncIterator[Engine]:
         sims = await stack.enter_async_context(simulators())
         gateway = await stack.enter_async_context(serve(InternalGatewaySim(None)))
         daraja = await stack.enter_async_context(serve(DarajaSim(None)))
+        receiver = Receiver()
+        receiving = await stack.enter_async_context(serve(receiver))
         folder = stack.enter_context(temporary_folder())
         server = RedisServer(folder)
         server.start()
@@ -68,11 +72,16 @@ async def engine() -> AsyncIterator[Engine]:
         for number in range(1, ORDERS + 1):
             await sims.order(f"order-{number}")
         await process.start()
+        # `make run` has it in the same process.
+        worker = NotifyProcess(server, folder)
+        await stack.enter_async_context(worker)
+        await worker.start()
         timeout = aiohttp.ClientTimeout(total=60)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         where = {"3001": sims.orders, "3002": sims.users, "3008": gateway, "3009": sims.acquirer, "3010": daraja}
+        where["9000"] = receiving
         where |= {port: f"http://127.0.0.1:{real}" for port, real in ports.items()}
-        yield Engine(where, process.environment, process.events_file, session, server)
+        yield Engine(where, process.environment, process.events_file, session, server, receiver.got)
 
 
 __all__ = ["CALLBACK_SECRET", "USER", "engine"]
