@@ -14,13 +14,14 @@ from simulators.server import serve
 from tests.docs.receiving import Receiver
 from tests.docs.running import Engine
 from tests.notify.process import NotifyProcess
-from tests.support import USER, EngineProcess, RedisServer, free_port, simulators, temporary_folder
+from tests.support import CARD_KEYS, USER, EngineProcess, RedisServer, free_port, simulators, temporary_folder
 
 CLIENT = "550e8400-e29b-41d4-a716-446655440000"
 PACKAGE = "660e8400-e29b-41d4-a716-446655440001"
 CALLBACK_SECRET = "callback-secret-0123456789"
-ORDERS = 4
+ORDERS = 5
 SECTIONS = {"3003": "CORE", "3004": "ORDERS_API", "3005": "VAULT", "3000": "GATEWAY", "8080": "MPESA"}
+HOOKS = {f"PAYMENTS__WEBHOOKS__{name}": "true" for name in ("ENABLED", "ALLOW_HTTP", "ALLOW_PRIVATE")}
 
 
 def _settings(gateway: str, daraja: str, ports: dict[str, int]) -> dict[str, str]:
@@ -48,7 +49,7 @@ def _settings(gateway: str, daraja: str, ports: dict[str, int]) -> dict[str, str
         "ACQUIRER__GUARD__SLOW_CALL_S": "1.4",
         **{f"MPESA__{name}": value for name, value in mpesa.items()},
     }
-    return {f"PAYMENTS__{name}": value for name, value in ours.items()}
+    return {f"PAYMENTS__{name}": value for name, value in ours.items()} | HOOKS
 
 
 @pytest_asyncio.fixture(loop_scope="package", scope="package")
@@ -73,7 +74,7 @@ async def engine() -> AsyncIterator[Engine]:
             await sims.order(f"order-{number}")
         await process.start()
         # `make run` has it in the same process.
-        worker = NotifyProcess(server, folder)
+        worker = NotifyProcess(server, folder, PAYMENTS__CARDS__KEYS=CARD_KEYS, **HOOKS)
         await stack.enter_async_context(worker)
         await worker.start()
         timeout = aiohttp.ClientTimeout(total=60)

@@ -43,6 +43,7 @@ PAGES: Final = {
     "surfaces/vault.md": "3005",
     "surfaces/gateway.md": "3000",
     "surfaces/mpesa.md": "8080",
+    "webhooks.md": "3003",
 }
 """The pages with examples, and whose surface each of them is about, by its port in `make run`."""
 PORTS: Final = sorted(set(PAGES.values()))
@@ -119,14 +120,17 @@ async def test_every_key_that_the_examples_left_in_redis_is_in_the_architecture_
 
 
 def key_forms(text: str) -> list[re.Pattern[str]]:
-    """The keys of the table below "Redis": `{pNN}:ledger:<id>`, and `:events:<id>` behind it in the same shard."""
+    """The keys of the table below "Redis": `{pNN}:ledger:<id>`, and `:events:<id>` behind it in the same shard.
+
+    `…` stands for anything.
+    """
     _, _, section = text.partition("\n## Redis\n")
     forms = []
     for row in re.findall(r"^\| (`[^|]*(?:\\\|[^|]*)*`) \|", section.partition("\n## ")[0], re.MULTILINE):
         first, *more = re.findall(r"`([^`]+)`", row)
         before = "{pNN}" if first.startswith("{pNN}") else first.rpartition(":")[0]
         for name in (first, *(before + each for each in more)):
-            form = re.sub(r"<[a-z]+>|<n>", ".+", re.escape(name.replace("\\|", "|")))
+            form = re.sub(r"<[a-z]+>|<n>|…", ".+", re.escape(name.replace("\\|", "|")))
             forms.append(re.compile(form.replace("pNN", "p[0-9a-f]{2}")))
     return forms
 
