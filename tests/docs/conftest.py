@@ -1,4 +1,4 @@
-"""One engine with every door open, and pretend counterparties behind it, for all pages."""
+"""One engine with every door open, a worker that notifies, and pretend counterparties behind them, for all pages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import pytest_asyncio
 from simulators.daraja import MERCHANT, DarajaSim
 from simulators.internal_gateway import InternalGatewaySim
 from simulators.server import serve
+from tests.docs.receiving import Receiver
 from tests.docs.running import Engine
-from tests.support import USER, EngineProcess, RedisServer, free_port, simulators, temporary_folder
+from tests.notify.process import NotifyProcess
+from tests.support import CARD_KEYS, USER, EngineProcess, RedisServer, free_port, simulators, temporary_folder
 
 CLIENT = "550e8400-e29b-41d4-a716-446655440000"
 PACKAGE = "660e8400-e29b-41d4-a716-446655440001"
 CALLBACK_SECRET = "callback-secret-0123456789"
-ORDERS = 4
+ORDERS = 5
 SECTIONS = {"3003": "CORE", "3004": "ORDERS_API", "3005": "VAULT", "3000": "GATEWAY", "8080": "MPESA"}
+HOOKS = {f"PAYMENTS__WEBHOOKS__{name}": "true" for name in ("ENABLED", "ALLOW_HTTP", "ALLOW_PRIVATE")}
 
 
 def _settings(gateway: str, daraja: str, ports: dict[str, int]) -> dict[str, str]:
@@ -46,7 +49,7 @@ def _settings(gateway: str, daraja: str, ports: dict[str, int]) -> dict[str, str
         "ACQUIRER__GUARD__SLOW_CALL_S": "1.4",
         **{f"MPESA__{name}": value for name, value in mpesa.items()},
     }
-    return {f"PAYMENTS__{name}": value for name, value in ours.items()}
+    return {f"PAYMENTS__{name}": value for name, value in ours.items()} | HOOKS
 
 
 @pytest_asyncio.fixture(loop_scope="package", scope="package")
@@ -56,6 +59,8 @@ async def engine() -> AsyncIterator[Engine]:
         sims = await stack.enter_async_context(simulators())
         gateway = await stack.enter_async_context(serve(InternalGatewaySim(None)))
         daraja = await stack.enter_async_context(serve(DarajaSim(None)))
+        receiver = Receiver()
+        receiving = await stack.enter_async_context(serve(receiver))
         folder = stack.enter_context(temporary_folder())
         server = RedisServer(folder)
         server.start()
@@ -68,11 +73,16 @@ async def engine() -> AsyncIterator[Engine]:
         for number in range(1, ORDERS + 1):
             await sims.order(f"order-{number}")
         await process.start()
+        # `make run` has it in the same process.
+        worker = NotifyProcess(server, folder, PAYMENTS__CARDS__KEYS=CARD_KEYS, **HOOKS)
+        await stack.enter_async_context(worker)
+        await worker.start()
         timeout = aiohttp.ClientTimeout(total=60)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         where = {"3001": sims.orders, "3002": sims.users, "3008": gateway, "3009": sims.acquirer, "3010": daraja}
+        where["9000"] = receiving
         where |= {port: f"http://127.0.0.1:{real}" for port, real in ports.items()}
-        yield Engine(where, process.environment, process.events_file, session, server)
+        yield Engine(where, process.environment, process.events_file, session, server, receiver.got)
 
 
 __all__ = ["CALLBACK_SECRET", "USER", "engine"]

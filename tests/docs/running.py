@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,6 +20,7 @@ from yarl import URL
 
 from tests.docs.matching import Differs, filled, match_json, match_text
 from tests.docs.pages import Block, blocks
+from tests.docs.receiving import Got
 from tests.support import ROOT, RedisServer
 
 _LOCAL: Final = re.compile(r"http://(?:127\.0\.0\.1|localhost):([0-9]+)")
@@ -68,6 +69,23 @@ class Told(NamedTuple):
     line: int
 
 
+class Received(NamedTuple):
+    """A message that the page promises to whoever listens for webhooks."""
+
+    message: Message
+    line: int
+
+
+class Verified(NamedTuple):
+    """Code that takes the message received last, as `headers` and `body`, and no other body with these headers."""
+
+    code: str
+    line: int
+
+
+Promise = Example | Told | Received | Verified
+
+
 class Pasted(NamedTuple):
     """Lines for a shell, and what they print as JSON, if the page says it."""
 
@@ -76,12 +94,16 @@ class Pasted(NamedTuple):
     line: int
 
 
-def examples(text: str) -> list[Example | Told]:
+def examples(text: str) -> list[Promise]:
     """What a page promises of HTTP, in order."""
-    found: list[Example | Told] = []
+    found: list[Promise] = []
     asked: Block | None = None
     for block in blocks(text):
         match block.info.split():
+            case ["http", "received"]:
+                found.append(Received(_message(block), block.line))
+            case ["python", "received"]:
+                found.append(Verified(block.text, block.line))
             case ["http", *_] if not block.text.startswith("HTTP/"):
                 assert asked is None, f"line {block.line}: the request before has no answer"
                 asked = block
@@ -124,6 +146,7 @@ class Engine(NamedTuple):
     events_file: Path
     session: aiohttp.ClientSession
     redis: RedisServer
+    received: Sequence[Got]
 
     def moved(self, text: str) -> str:
         """The text with the real addresses."""
@@ -133,37 +156,53 @@ class Engine(NamedTuple):
 class Run:
     """One page against one engine. `names` are those that it may use without having given them."""
 
-    def __init__(self, engine: Engine, port: str, names: Mapping[str, str]) -> None:
+    def __init__(self, engine: Engine, port: str, names: Mapping[str, str], *, within_s: float = _WITHIN_S) -> None:
+        """`within_s`: how long it is waited for what comes by itself."""
         self._engine, self._base = engine, engine.ports[port]
         self._names = dict(names)
+        self._within_s = within_s
+        self._last: Got | None = None
 
     async def page(self, text: str) -> int:
         """Run all of it; gives how many promises it makes. Raises `Differs` naming the line."""
         promises = examples(text)
         for promise in promises:
             try:
-                await (self._told(promise) if isinstance(promise, Told) else self._asked(promise))
+                await self._kept(promise)
             except Differs as differs:
                 raise Differs(f"line {promise.line}: {differs}") from None
         return len(promises)
 
-    async def _asked(self, example: Example) -> None:
-        ends_at = time.monotonic() + _WITHIN_S
+    async def _kept(self, promise: Promise) -> None:
+        match promise:
+            case Example(until=True):
+                await self._in_time(lambda: self._answered(promise))
+            case Example():
+                await self._answered(promise)
+            case Told():
+                await self._in_time(lambda: self._told(promise))
+            case Received():
+                await self._in_time(lambda: self._received(promise))
+            case Verified():
+                self._verified(promise)
+
+    async def _in_time(self, look: Callable[[], Awaitable[None]]) -> None:
+        ends_at = time.monotonic() + self._within_s
         while True:
             try:
-                self._names |= await self._answered(example)
+                await look()
             except Differs:
-                if not example.until or time.monotonic() > ends_at:
+                if time.monotonic() > ends_at:
                     raise
                 await asyncio.sleep(_PAUSE_S)
             else:
                 return
 
-    async def _answered(self, example: Example) -> dict[str, str]:
+    async def _answered(self, example: Example) -> None:
         target = filled(example.request.target, self._names)
         url = self._engine.moved(target) if target.startswith("http") else self._base + target
         headers = {name: filled(value, self._names) for name, value in example.request.headers}
-        body = filled(example.request.body, self._names).encode() or None
+        body = filled(self._engine.moved(example.request.body), self._names).encode() or None
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
         async with self._engine.session.request(
@@ -173,36 +212,61 @@ class Run:
             headers=headers,
             skip_auto_headers=("Content-Type",),
         ) as answer:
-            return self._held(example.answer, answer, await answer.text())
-
-    def _held(self, wanted: Message, answer: aiohttp.ClientResponse, text: str) -> dict[str, str]:
-        if wanted.status != answer.status:
+            text = await answer.text()
+        if example.answer.status != answer.status:
             raise Differs(f"status {answer.status}: {text}")
+        self._names = self._held(example.answer, answer.headers, text)
+
+    def _held(self, wanted: Message, headers: Mapping[str, str], text: str) -> dict[str, str]:
         names = dict(self._names)
         for name, value in wanted.headers:
-            if name not in answer.headers:
-                raise Differs(f"the answer has no header {name}")
-            names |= match_text(value, answer.headers[name], names, name)
-        if wanted.body.startswith(("{", "[")):
-            names |= match_json(wanted.body, text, names)
+            if name not in headers:
+                raise Differs(f"there is no header {name}")
+            names |= match_text(value, headers[name], names, name)
+        body = self._engine.moved(wanted.body)
+        if body.startswith(("{", "[")):
+            names |= match_json(body, text, names)
         else:
-            names |= match_text(wanted.body, text.strip(), names)
+            names |= match_text(body, text.strip(), names)
         return names
 
     async def _told(self, told: Told) -> None:
-        ends_at = time.monotonic() + _WITHIN_S
-        while True:
-            path = self._engine.events_file
-            lines = path.read_text().splitlines() if path.exists() else []
-            for line in reversed(lines):
-                try:
-                    self._names |= match_json(told.event, line, self._names)
-                except Differs:
-                    continue
-                return
-            if time.monotonic() > ends_at:
-                raise Differs(f"no such event among {lines[-5:]}")
-            await asyncio.sleep(_PAUSE_S)
+        path = self._engine.events_file
+        lines = path.read_text().splitlines() if path.exists() else []
+        for line in reversed(lines):
+            try:
+                self._names |= match_json(told.event, line, self._names)
+            except Differs:
+                continue
+            return
+        raise Differs(f"no such event among {lines[-5:]}")
+
+    async def _received(self, received: Received) -> None:
+        wanted = received.message
+        for got in reversed(self._engine.received):
+            if wanted.first != f"POST {got.path}":
+                continue
+            try:
+                self._names = self._held(wanted, got.headers, got.body.decode())
+            except Differs:
+                continue
+            self._last = got
+            return
+        raise Differs(f"no such message among {self._engine.received[-5:]}")
+
+    def _verified(self, verified: Verified) -> None:
+        if self._last is None:
+            raise Differs("nothing was received before")
+        code = compile(filled(verified.code, self._names), f"line {verified.line}", "exec")
+        try:
+            exec(code, {"headers": dict(self._last.headers), "body": self._last.body})
+        except Exception as error:
+            raise Differs(f"the code does not take what was received: {error!r}") from error
+        try:
+            exec(code, {"headers": dict(self._last.headers), "body": self._last.body.replace(b"{", b"{ ", 1)})
+        except Exception:
+            return
+        raise Differs("the code takes a body that was not signed")
 
 
 def paste(engine: Engine, text: str, names: Mapping[str, str]) -> int:

@@ -8,6 +8,8 @@ On a page of `docs/`, a fenced block is run by what stands behind its fence:
 | `http`, beginning with `HTTP/1.1` | the answer to it: this status, these headers among others, this body |
 | `http until` | a request that is repeated until the answer is the one below it |
 | `json event` | a line that the event file will have |
+| `http received` | a message that whoever listens on port 9000 gets: this path, these headers among others, this body |
+| `python received` | code that takes the `headers` and `body` of the message before, and raises for another body |
 | `sh run` | lines to paste into one shell for the whole page, before its requests are sent |
 | `json`, behind `sh run` | what these lines print: JSON values, with a blank line between two of them |
 
@@ -28,6 +30,7 @@ import pytest
 from tests.docs.conftest import CALLBACK_SECRET
 from tests.docs.matching import Differs, match_json, match_text
 from tests.docs.pages import DOCS, blocks
+from tests.docs.receiving import Got
 from tests.docs.running import Engine, Example, Run, examples, paste, pastes
 from tests.support import USER, token
 
@@ -40,6 +43,7 @@ PAGES: Final = {
     "surfaces/vault.md": "3005",
     "surfaces/gateway.md": "3000",
     "surfaces/mpesa.md": "8080",
+    "webhooks.md": "3003",
 }
 """The pages with examples, and whose surface each of them is about, by its port in `make run`."""
 PORTS: Final = sorted(set(PAGES.values()))
@@ -116,14 +120,17 @@ async def test_every_key_that_the_examples_left_in_redis_is_in_the_architecture_
 
 
 def key_forms(text: str) -> list[re.Pattern[str]]:
-    """The keys of the table below "Redis": `{pNN}:ledger:<id>`, and `:events:<id>` behind it in the same shard."""
+    """The keys of the table below "Redis": `{pNN}:ledger:<id>`, and `:events:<id>` behind it in the same shard.
+
+    `…` stands for anything.
+    """
     _, _, section = text.partition("\n## Redis\n")
     forms = []
     for row in re.findall(r"^\| (`[^|]*(?:\\\|[^|]*)*`) \|", section.partition("\n## ")[0], re.MULTILINE):
         first, *more = re.findall(r"`([^`]+)`", row)
         before = "{pNN}" if first.startswith("{pNN}") else first.rpartition(":")[0]
         for name in (first, *(before + each for each in more)):
-            form = re.sub(r"<[a-z]+>|<n>", ".+", re.escape(name.replace("\\|", "|")))
+            form = re.sub(r"<[a-z]+>|<n>|…", ".+", re.escape(name.replace("\\|", "|")))
             forms.append(re.compile(form.replace("pNN", "p[0-9a-f]{2}")))
     return forms
 
@@ -197,11 +204,36 @@ async def test_a_page_that_promises_something_else_is_found(engine: Engine) -> N
             await Run(engine, "3003", {}).page(true.replace(there, instead))
 
 
+async def test_a_message_that_nobody_received_is_found(engine: Engine) -> None:
+    true = "```http received\nPOST /hooks\nwebhook-id: 1\n\n{…}\n```\n"
+    told = engine._replace(received=[Got("/hooks", {"webhook-id": "1"}, b'{"a": 1}')])
+    assert await Run(told, "3003", {}).page(true) == 1
+    for there, instead in (("/hooks", "/others"), ("id: 1", "id: 2"), ("-id", "-missing"), ("{…}", "{}")):
+        with pytest.raises(Differs, match="line 1: no such message"):
+            await Run(told, "3003", {}, within_s=0).page(true.replace(there, instead))
+
+
+async def test_code_that_refuses_a_message_or_takes_every_message_is_found(engine: Engine) -> None:
+    received = "```http received\nPOST /hooks\n\n{…}\n```\n"
+    code = "```python received\nassert body == b'{}'\n```\n"
+    told = engine._replace(received=[Got("/hooks", {}, b"{}")])
+    assert await Run(told, "3003", {}).page(received + code) == 2
+    for page, why in (
+        (code, "nothing was received"),
+        (received + code.replace("==", "!="), "does not take"),
+        (received + code.replace("assert ", ""), "was not signed"),
+    ):
+        with pytest.raises(Differs, match=why):
+            await Run(told, "3003", {}).page(page)
+
+
 async def test_no_block_is_left_out_by_a_slip_of_its_fence() -> None:
     known = {
         "http",
         "http until",
         "json event",
+        "http received",
+        "python received",
         "sh run",
         "json",
         "sh",
