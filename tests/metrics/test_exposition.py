@@ -113,8 +113,13 @@ def merged_by_the_library(folder: Path) -> list[str]:
 
 
 def in_any_order(families: list[str]) -> list[list[str]]:
-    """Lines of a metric, and metrics: the library has them in the order of the files."""
-    return sorted(sorted(family.splitlines()) for family in families)
+    """Lines of a metric, and metrics: the library has them in the order of the files, and adds them up in that."""
+    return sorted(sorted(_rounded(line) for line in family.splitlines()) for family in families)
+
+
+def _rounded(line: str) -> str:
+    start, _, value = line.rpartition(" ")
+    return line if line.startswith("#") else f"{start} {float(value):.12g}"
 
 
 def test_several_processes_show_what_the_library_shows_also_when_one_has_ended(
