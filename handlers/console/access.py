@@ -60,7 +60,10 @@ class Sessions:
     def knows(self, cookie: str) -> bool:
         """Whether we made this cookie, and its time is not over."""
         text, _, signature = cookie.rpartition(".")
-        if len(cookie) > _COOKIE_LENGTH_MAX or not hmac.compare_digest(signature.encode(), self._sign(text).encode()):
+        if len(cookie) > _COOKIE_LENGTH_MAX:
+            return False
+        # What is no UTF-8 comes as half characters, which cannot be written as it.
+        if not hmac.compare_digest(signature.encode(errors="replace"), self._sign(text).encode()):
             return False
         # Signed by us, so it has our form.
         return int(text.partition(".")[0]) > self._clock()

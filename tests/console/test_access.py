@@ -239,6 +239,7 @@ async def test_cookies_end_and_cannot_be_made_by_others() -> None:
     for bad in (
         "", ".", "..", "a.b.c", f"{int(expires) + 1}.{nonce}.{signature}", f"{expires}.{nonce}.{signature[:-1]}",
         f"{expires}.{nonce}.", f"{expires}.{nonce}", cookie + "0", "ü" * 10, "1" * 5000, f"{expires}.{nonce}.ü",
+        f"{expires}.{nonce}.\udcff",
     ):  # fmt: skip
         assert not sessions.knows(bad), bad
     clock.now_s += SESSION_S
