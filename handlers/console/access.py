@@ -120,10 +120,15 @@ class Access:
         """Whether this request is somebody's whom we know. A wrong bearer token is counted, and refused."""
         if self._sessions is None:
             return True
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and token:
+        if token := _bearer(request):
             if not self._sessions.is_token(token):
                 await self._wrong(request)
+            return True
+        return self._sessions.knows(request.cookies.get(COOKIE, ""))
+
+    def still(self, request: web.Request) -> bool:
+        """Whether somebody who was let in still may see what goes on: a session ends, the token does not."""
+        if self._sessions is None or _bearer(request):
             return True
         return self._sessions.knows(request.cookies.get(COOKIE, ""))
 
@@ -166,6 +171,11 @@ def _require_this_machine(request: web.Request) -> None:
     hosts = request.headers.getall("Host", ())
     if len(hosts) != 1 or _name_of(hosts[0]) not in _LOOPBACK_NAMES:
         raise _forbidden("the console answers to localhost, 127.0.0.1 and [::1] only")
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else ""
 
 
 def _name_of(host: str) -> str:
