@@ -53,7 +53,8 @@ class _Refund(msgspec.Struct):
 
 class _Reason(msgspec.Struct):
     code: str
-    retry: str = "never"
+    retry: str = ""
+    """The engine always says; whoever says nothing is somebody in between, and it is no last word."""
 
 
 class _Error(msgspec.Struct):

@@ -232,7 +232,7 @@ async def test_a_payment_that_may_still_complete_is_refunded_when_it_has(
 
 
 @pytest.mark.parametrize(
-    ("status", "retry"), [(401, "never"), (403, "never"), (429, "never"), (503, "after"), (409, "same_key")]
+    ("status", "retry"), [(401, "never"), (403, "never"), (429, "never"), (503, "after"), (409, "same_key"), (404, "")]
 )
 async def test_what_may_pass_is_asked_again_until_it_has(http: aiohttp.ClientSession, status: int, retry: str) -> None:
     async with shop(http, an_engine(status=status, retry=retry)) as it:

@@ -87,7 +87,8 @@ class PretendEngine:
         self.bearers.add(request.headers.get("Authorization", ""))
         if self.status != 201 or self.stands != "completed":
             status = self.status if self.status != 201 else 409
-            return web.json_response({"error": {"code": "PAY_004", "retry": self.retry}}, status=status)
+            error = {"code": "PAY_004", **({"retry": self.retry} if self.retry else {})}
+            return web.json_response({"error": error}, status=status)
         refund_id = self.refunds.setdefault(key, f"ref-{request.match_info['id']}")
         if self.lose:
             self.lose -= 1
