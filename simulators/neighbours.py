@@ -16,6 +16,8 @@ TIMEOUT_S: Final = 10.0
 _ANSWER_BYTES_MAX: Final = 256 * 1024
 _PERHAPS_LATER: Final = (401, 403, 408, 429)
 """A token that is not taken is a mistake in somebody's configuration: asked again until it is mended."""
+_UNDECIDED: Final = ("pending", "processing", "authorized")
+"""A payment that the engine refuses to refund, and that may complete all the same."""
 _FINAL: Final = ("never", "new_key")
 """What the engine says of a refusal that the same request will always get."""
 
@@ -42,6 +44,7 @@ class _User(msgspec.Struct):
 
 class _Payment(msgspec.Struct, rename="camel"):
     order_id: str | None = None
+    status: str = ""
 
 
 class _Refund(msgspec.Struct):
@@ -50,7 +53,8 @@ class _Refund(msgspec.Struct):
 
 class _Reason(msgspec.Struct):
     code: str
-    retry: str = "never"
+    retry: str = ""
+    """The engine always says; whoever says nothing is somebody in between, and it is no last word."""
 
 
 class _Error(msgspec.Struct):
@@ -107,8 +111,11 @@ class Neighbours:
         status, body = await self._exchange("GET", url, headers=headers)
         if code := _refusal(status, body):
             return Asked(None, code)
-        if _read(body, _Payment, status, 200).order_id != order_id:
+        payment = _read(body, _Payment, status, 200)
+        if payment.order_id != order_id:
             return Asked(None, "NOT_OF_THIS_ORDER")
+        if payment.status in _UNDECIDED:
+            raise NoAnswer(f"the payment is {payment.status}")
         headers["Idempotency-Key"] = key
         status, body = await self._exchange("POST", f"{url}/refund", {"reason": "Order cancelled"}, headers)
         if code := _refusal(status, body):

@@ -21,7 +21,7 @@ _TRIES_MAX: Final = 8
 
 _encode = msgspec.json.Encoder().encode
 _decode_order = msgspec.json.Decoder(CircuitOrder).decode
-_decode_orders = msgspec.json.Decoder(dict[str, CircuitOrder]).decode
+_document = msgspec.json.Decoder(dict[str, CircuitOrder])
 
 
 class RedisCircuits:
@@ -61,3 +61,11 @@ class RedisCircuits:
     async def log(self, *, limit: int = LOG_MAX) -> list[CircuitOrder]:
         """The orders given lately, the latest first."""
         return [_decode_order(raw) for raw in await self._read("LRANGE", CIRCUIT_LOG, 0, limit - 1)]
+
+
+def _decode_orders(raw: bytes) -> dict[str, CircuitOrder]:
+    try:
+        return _document.decode(raw)
+    except UnicodeDecodeError as error:
+        # Not of msgspec's own family: whoever follows the orders would die of it, and the process with him.
+        raise msgspec.DecodeError("not UTF-8") from error

@@ -24,7 +24,8 @@ class Line:
 
     def __init__(self, client: Redis) -> None:
         # Not out of the pool, which would lend one the fewer for ever; made as the pool makes its own.
-        self._connection: Any = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        self._pool: Any = client.connection_pool
+        self._connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
         self._converted = client.response_callbacks
         self._timeout_s: float | None = self._connection.socket_timeout
         # The time is kept here, for the batch: redis-py's own timers cost as much as the reading.
@@ -64,14 +65,19 @@ class Line:
         await self._connection.disconnect(nowait=True)
 
     async def _ready(self) -> None:
-        if self._connection.is_connected and await self._connection.can_read():
-            # The server has hung up meanwhile, or says something that nobody has asked for.
+        if self._connection.is_connected and (self._is_replaced() or await self._connection.can_read()):
+            # Or the server has hung up meanwhile, or says something that nobody has asked for.
             await self.close()
         if not self._connection.is_connected:
             # There is more to it than one reply, and redis-py gives each of them its time.
             self._connection.socket_timeout = self._timeout_s
             await self._connection.connect()
             self._connection.socket_timeout = None
+
+    def _is_replaced(self) -> bool:
+        """Whether Sentinel has named another primary meanwhile. The old one may live, and take what it will lose."""
+        named = getattr(self._pool, "master_address", None)
+        return named is not None and named != (self._connection.host, self._connection.port)
 
     async def _reply(self, name: Any) -> Any:
         try:

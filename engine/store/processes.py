@@ -31,6 +31,9 @@ class RedisProcesses:
         step.do("SET", name, body, "PX", TTL_S * 1000)
         step.do("SADD", PROCESSES, owner)
         await self._batcher.step(step)
+        if not self._told:
+            # Every start has a name of its own: without this, where nobody ever looks they would pile up.
+            await self.all()
         self._told = body
 
     async def all(self) -> list[bytes]:

@@ -60,7 +60,10 @@ class Sessions:
     def knows(self, cookie: str) -> bool:
         """Whether we made this cookie, and its time is not over."""
         text, _, signature = cookie.rpartition(".")
-        if len(cookie) > _COOKIE_LENGTH_MAX or not hmac.compare_digest(signature.encode(), self._sign(text).encode()):
+        if len(cookie) > _COOKIE_LENGTH_MAX:
+            return False
+        # What is no UTF-8 comes as half characters, which cannot be written as it.
+        if not hmac.compare_digest(signature.encode(errors="replace"), self._sign(text).encode()):
             return False
         # Signed by us, so it has our form.
         return int(text.partition(".")[0]) > self._clock()
@@ -117,10 +120,15 @@ class Access:
         """Whether this request is somebody's whom we know. A wrong bearer token is counted, and refused."""
         if self._sessions is None:
             return True
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and token:
+        if token := _bearer(request):
             if not self._sessions.is_token(token):
                 await self._wrong(request)
+            return True
+        return self._sessions.knows(request.cookies.get(COOKIE, ""))
+
+    def still(self, request: web.Request) -> bool:
+        """Whether somebody who was let in still may see what goes on: a session ends, the token does not."""
+        if self._sessions is None or _bearer(request):
             return True
         return self._sessions.knows(request.cookies.get(COOKIE, ""))
 
@@ -163,6 +171,11 @@ def _require_this_machine(request: web.Request) -> None:
     hosts = request.headers.getall("Host", ())
     if len(hosts) != 1 or _name_of(hosts[0]) not in _LOOPBACK_NAMES:
         raise _forbidden("the console answers to localhost, 127.0.0.1 and [::1] only")
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else ""
 
 
 def _name_of(host: str) -> str:

@@ -85,8 +85,8 @@ class Stream:
             if viewer.writing:
                 viewer.transport.abort()
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Send pictures until the viewer goes, is too slow, or the process stops."""
+    async def serve(self, request: web.Request, may: Callable[[], bool]) -> web.StreamResponse:
+        """Send pictures until the viewer goes, is too slow, may not see more, or the process stops."""
         if self._closed or len(self._viewers) >= self._viewers_max:
             raise HttpRefused(
                 503, "OVERLOADED", "console_viewers is full", headers={"Retry-After": "5"}, retry="after",
@@ -103,7 +103,7 @@ class Stream:
         self._watched.set()
         try:
             await response.prepare(request)
-            await self._tell(viewer, response, request.headers.get("Last-Event-ID", ""))
+            await self._tell(viewer, response, request.headers.get("Last-Event-ID", ""), may)
         except ConnectionError:
             pass
         finally:
@@ -112,9 +112,9 @@ class Stream:
                 self._watched.clear()
         return response
 
-    async def _tell(self, viewer: _Viewer, response: web.StreamResponse, seen: str) -> None:
+    async def _tell(self, viewer: _Viewer, response: web.StreamResponse, seen: str, may: Callable[[], bool]) -> None:
         await self._send(viewer, response, f"retry: {_RETRY_MS}\n\n".encode())
-        while not self._closed:
+        while not self._closed and may():
             viewer.news.clear()
             frame = self._frame
             if frame is not None and frame.id != seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Final
 
 import msgspec
@@ -106,7 +107,7 @@ class Console:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """`GET /console/stream`."""
         await self._access.reading(request)
-        return await self._stream.serve(request)
+        return await self._stream.serve(request, partial(self._access.still, request))
 
     async def payment(self, request: web.Request) -> web.StreamResponse:
         """`GET /console/payments/{payment_id}`."""

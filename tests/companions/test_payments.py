@@ -214,8 +214,25 @@ async def test_a_refusal_for_good_is_kept_and_not_asked_again(http: aiohttp.Clie
     assert len(it.engine.asked) == 1
 
 
+@pytest.mark.parametrize("stands", ["pending", "processing", "authorized"])
+async def test_a_payment_that_may_still_complete_is_refunded_when_it_has(
+    http: aiohttp.ClientSession, stands: str
+) -> None:
+    """The engine refuses to refund it until then, and that is not its last word."""
+    engine = an_engine()
+    engine.stands = stands
+    async with shop(http, engine) as it:
+        await it.put(PAID)
+        await it.cancel()
+        await eventually(lambda: engine.looked)
+        await it.sim.handle([completed("order-1")])
+        engine.stands = "completed"
+        await eventually(lambda: it.has_refunds("asked"))
+    assert len(engine.refunds) == 1
+
+
 @pytest.mark.parametrize(
-    ("status", "retry"), [(401, "never"), (403, "never"), (429, "never"), (503, "after"), (409, "same_key")]
+    ("status", "retry"), [(401, "never"), (403, "never"), (429, "never"), (503, "after"), (409, "same_key"), (404, "")]
 )
 async def test_what_may_pass_is_asked_again_until_it_has(http: aiohttp.ClientSession, status: int, retry: str) -> None:
     async with shop(http, an_engine(status=status, retry=retry)) as it:

@@ -60,6 +60,9 @@ class PretendEngine:
         self.lose = lose
         self.status, self.retry = status, retry
         self.refunds: dict[str, str] = {}
+        self.stands = "completed"
+        self.looked = 0
+        """How often it was asked for a payment."""
         self.asked: list[str] = []
         self.bearers: set[str] = set()
 
@@ -75,14 +78,17 @@ class PretendEngine:
         payment_id = request.match_info["id"]
         if payment_id not in self.payments:
             return web.json_response({"error": {"code": "PAYMENT_NOT_FOUND", "retry": "never"}}, status=404)
-        return web.json_response({"id": payment_id, "orderId": self.payments[payment_id]})
+        self.looked += 1
+        return web.json_response({"id": payment_id, "orderId": self.payments[payment_id], "status": self.stands})
 
     async def _refund(self, request: web.Request) -> web.Response:
         key = request.headers["Idempotency-Key"]
         self.asked.append(key)
         self.bearers.add(request.headers.get("Authorization", ""))
-        if self.status != 201:
-            return web.json_response({"error": {"code": "PAY_004", "retry": self.retry}}, status=self.status)
+        if self.status != 201 or self.stands != "completed":
+            status = self.status if self.status != 201 else 409
+            error = {"code": "PAY_004", **({"retry": self.retry} if self.retry else {})}
+            return web.json_response({"error": error}, status=status)
         refund_id = self.refunds.setdefault(key, f"ref-{request.match_info['id']}")
         if self.lose:
             self.lose -= 1

@@ -239,10 +239,23 @@ async def test_cookies_end_and_cannot_be_made_by_others() -> None:
     for bad in (
         "", ".", "..", "a.b.c", f"{int(expires) + 1}.{nonce}.{signature}", f"{expires}.{nonce}.{signature[:-1]}",
         f"{expires}.{nonce}.", f"{expires}.{nonce}", cookie + "0", "ü" * 10, "1" * 5000, f"{expires}.{nonce}.ü",
+        f"{expires}.{nonce}.\udcff",
     ):  # fmt: skip
         assert not sessions.knows(bad), bad
     clock.now_s += SESSION_S
     assert not sessions.knows(cookie)
+
+
+async def test_who_was_let_in_may_see_what_goes_on_until_the_session_ends() -> None:
+    clock = Clock()
+    sessions = Sessions(CONSOLE_TOKEN, clock=clock)
+    signed_in = make_mocked_request("GET", "/console/stream", headers={"Cookie": f"{COOKIE}={sessions.make()}"})
+    program = make_mocked_request("GET", "/console/stream", headers={"Authorization": f"Bearer {CONSOLE_TOKEN}"})
+    access = Access(sessions, LIMITS, secure=False)
+    assert (access.still(signed_in), access.still(program)) == (True, True)
+    clock.now_s += SESSION_S
+    assert (access.still(signed_in), access.still(program)) == (False, True)
+    assert Access(None, LIMITS, secure=False).still(signed_in), "for this machine alone there are no sessions"
 
 
 async def test_the_token_is_in_no_log_and_masked_in_the_settings(operator: Operator) -> None:

@@ -116,6 +116,8 @@ def _watch(driver: webdriver.Chrome, operator: Operator, ask: Ask, folder: Path)
             page.wait(page.fits)
             driver.save_screenshot(str(folder / f"{width}-{theme}.png"))
     _the_theme_can_be_chosen(page)
+    page.run("location.hash = '#%'")
+    page.shows("#link", "live")
     assert page.run("return document.title") == "Payment console"
     assert page.complaints() == [], "nothing is forbidden by the page's own policy, nothing is missing"
 

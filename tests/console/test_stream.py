@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -37,12 +37,14 @@ class Pictures:
 
 
 @contextlib.asynccontextmanager
-async def served(stream: Stream, connections: list[web.Server] | None = None) -> AsyncIterator[str]:
+async def served(
+    stream: Stream, connections: list[web.Server] | None = None, *, may: Callable[[], bool] = lambda: True
+) -> AsyncIterator[str]:
     """The stream on a real port; its server, which knows its connections, comes into the list."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
         try:
-            return await stream.serve(request)
+            return await stream.serve(request, may)
         except HttpRefused as refused:
             return web.Response(status=refused.status, text=str(refused))
 
@@ -171,6 +173,18 @@ async def test_closing_ends_every_stream_at_once_also_one_that_nobody_reads() ->
                 await good.event()
         async with watching(url) as late:
             assert late.response.status == 503
+
+
+async def test_a_stream_ends_with_its_viewers_session() -> None:
+    """Else a page that was left open would show everything long after its session's end."""
+    may, stream = [True], Stream(Pictures(), {}, every_s=0.01)
+    async with served(stream, may=lambda: may[0]) as url, watching(url) as watcher:
+        await watcher.event()
+        may[0] = False
+        with pytest.raises(EOFError):
+            while True:
+                await watcher.event()
+        await until(lambda: stream.viewers == 0)
 
 
 async def test_a_silent_store_is_bridged_by_heartbeats() -> None:

@@ -56,7 +56,8 @@ async def test_the_log_is_bounded(store: Dataset) -> None:
     assert (await circuits.log(limit=1))[0].reason == str(LOG_MAX + 4)
 
 
-async def test_what_is_no_document_is_said_to_be_none(store: Dataset) -> None:
-    await store.ask("SET", CIRCUITS, "rubbish")
+@pytest.mark.parametrize("rubbish", [b"rubbish", b"[]", b'{"\xff": 1}'])
+async def test_what_is_no_document_is_said_to_be_none(store: Dataset, rubbish: bytes) -> None:
+    await store.ask("SET", CIRCUITS, rubbish)
     with pytest.raises(msgspec.DecodeError):
         await RedisCircuits(store.batcher).orders()

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+import redis
 from redis.exceptions import RedisClusterException, RedisError
 
 from engine.errors import StoreUnavailable
@@ -14,7 +15,7 @@ from engine.store.batch import RedisClient
 from engine.store.connect import RedisSettings, connect, is_cluster
 from tests.store.datasets import connected, running
 from tests.store.proxy import Proxy, proxy_to
-from tests.store.servers import Cluster, one_server, sentinel_of
+from tests.store.servers import Cluster, ask, one_server, sentinel_of
 from tests.support import RedisServer, free_port, temporary_folder
 
 SERVICE = "payments"
@@ -94,6 +95,21 @@ async def test_a_sentinel_url_reaches_the_primary_even_when_the_first_sentinel_i
         assert knocks <= 2, "a sentinel that is down is not asked ten times"
         with contextlib.closing(redis_server.client()) as admin:
             assert admin.get("number") == "1"
+
+
+async def test_the_batcher_leaves_a_primary_that_sentinel_has_replaced(redis_server: RedisServer) -> None:
+    """The old one may be alive, and take what it will lose when it hears of the new one."""
+    with one_server() as promoted, sentinel_of(redis_server.port, SERVICE) as port:
+        url = f"redis+sentinel://127.0.0.1:{port}/{SERVICE}"
+        async with running(connected(url), shards=4, pipelines_max=1) as store:
+            assert await store.batcher.command("SET", "kept-by", "the old one") is True
+            with contextlib.closing(redis.Redis(port=port)) as sentinel:
+                ask(sentinel, "SENTINEL", "REMOVE", SERVICE)
+                ask(sentinel, "SENTINEL", "MONITOR", SERVICE, "127.0.0.1", promoted.port, 1)
+            assert await store.ask("GET", "kept-by") is None, "a new connection hears who is the primary now"
+            assert await store.batcher.command("INCR", "number") == 1
+        with contextlib.closing(redis_server.client()) as old, contextlib.closing(promoted.client()) as new:
+            assert (old.get("number"), new.get("number")) == (None, "1")
 
 
 @pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost", "redis-cluster://x", "file:///tmp/x"])

@@ -38,6 +38,15 @@ async def test_telling_the_same_again_keeps_it_alive(store: Dataset) -> None:
     assert await one.all() == [b"1"]
 
 
+async def test_who_begins_to_tell_forgets_those_who_are_gone(store: Dataset) -> None:
+    """Every start has a new name, and perhaps nobody ever looks."""
+    for name in ("one", "other"):
+        await RedisProcesses(store.batcher).tell(name, b"1")
+        await store.ask("DEL", PROCESS + name)
+    await RedisProcesses(store.batcher).tell("third", b"3")
+    assert await store.ask("SMEMBERS", PROCESSES) == {b"third"}
+
+
 @only("redis", why="a bound is a bound on every server")
 async def test_no_more_than_so_many_are_read(store: Dataset) -> None:
     for number in range(PROCESSES_MAX + 3):

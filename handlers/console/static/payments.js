@@ -119,7 +119,12 @@ const refresh = async () => {
 };
 
 export const openFromAddress = () => {
-  const id = decodeURIComponent(location.hash.slice(1));
+  let id = "";
+  try {
+    id = decodeURIComponent(location.hash.slice(1));
+  } catch {
+    // Somebody's link; the page is not broken by it.
+  }
   if (id.startsWith("pay-")) open(id);
 };
 
