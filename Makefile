@@ -16,7 +16,7 @@ demo-load: .venv/.ready-demo ## send customers to a running `make run` for a min
 	@$(BIN)/python -m app load $(ARGS)
 
 test: .venv/.ready-dev ## set up and run the whole suite, two folders at a time (ARGS="-k name" for a part)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 check: .venv/.ready-dev ## everything that CI runs: format, lint, types, imports, then the whole suite
 	$(BIN)/ruff format --check --quiet .
