@@ -124,6 +124,16 @@ async def test_an_endpoint_is_told_of_its_owner_s_payments_and_a_service_s_of_ev
     assert receiver.ids("/failed") == ["b-2"]
 
 
+async def test_a_client_of_mpesa_with_the_name_of_an_owner_is_somebody_else(hooks: Hooks, receiver: Receiver) -> None:
+    """Clients are named by the configuration, owners by whoever issues tokens."""
+    await hooks.made(receiver.url + "/ada")
+    await hooks.made(receiver.url + "/shop", SHOP)
+    await hooks.told(notice(1)._replace(source="/payments/mpesa"), notice(2)._replace(source="/payments/orders"))
+    await hooks.sent()
+    assert receiver.ids("/ada") == ["pay-1-2"]
+    assert receiver.ids("/shop") == ["pay-1-1", "pay-1-2"]
+
+
 async def test_events_that_come_again_are_told_once(hooks: Hooks, receiver: Receiver) -> None:
     """The worker died before its offset was committed, or somebody replays them; also after they were delivered."""
     await hooks.made(receiver.url)
