@@ -83,6 +83,8 @@ class Retrying(NamedTuple):
 class WebhookSender:
     """Sends until `stop`, at most `at_once` messages at the same time; how many to one endpoint, the schedule bounds.
 
+    `longest_s`: what one try may take; none is begun with less left of its lease.
+
     `run()` may be cancelled: what was under way is sent again when its lease is over.
     """
 
@@ -97,6 +99,7 @@ class WebhookSender:
         retrying: Retrying,
         *,
         at_once: int,
+        longest_s: float,
         idle_s: float = 0.1,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -108,6 +111,7 @@ class WebhookSender:
         self._clock = clock
         self._retrying = retrying
         self._at_once = at_once
+        self._longest_ms = int(longest_s * 1000)
         self._idle_s = idle_s
         self._chance = chance
         self._under_way = 0
@@ -170,8 +174,8 @@ class WebhookSender:
 
     async def _send(self, leased: Leased) -> None:
         endpoint = await self._endpoints.get(leased.lane)
-        if self._clock() >= leased.till_ms:
-            return  # the store was so slow that it is somebody else's by now
+        if self._clock() + self._longest_ms >= leased.till_ms:
+            return  # the store was so slow that it might be somebody else's before the try has ended
         if endpoint is None:
             self._count("dropped")
             await self._schedule.drop(leased.lane, ended_too=True)

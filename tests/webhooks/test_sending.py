@@ -34,6 +34,7 @@ from tests.webhooks.world import (
     LEASE_S,
     RETRYING,
     SHOP,
+    TIMEOUT_S,
     Clock,
     Got,
     Hooks,
@@ -486,24 +487,29 @@ async def test_who_dies_between_sending_and_writing_it_down_leads_to_the_same_me
 
 
 class Slow(RedisEndpoints):
-    """The store, when an answer takes longer than a lease."""
+    """The store, when an answer takes long."""
 
     clock: Clock
+    takes_s: float
 
     async def get(self, endpoint_id: str) -> Endpoint | None:
-        self.clock.move(LEASE_S)
+        self.clock.move(self.takes_s)
         return await super().get(endpoint_id)
 
 
-async def test_nothing_is_sent_after_its_lease_is_over(hooks: Hooks, receiver: Receiver, clock: Clock) -> None:
+@pytest.mark.parametrize("takes_s", [LEASE_S, LEASE_S - TIMEOUT_S])
+async def test_nothing_is_sent_that_might_end_after_its_lease(
+    takes_s: float, hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
     """It may be another's by then, who sends it as well, and the next of its line after it."""
     await hooks.made(receiver.url)
-    Slow.clock = clock
+    Slow.clock, Slow.takes_s = clock, takes_s
     slow = Hooks(hooks.data, clock, endpoints=Slow)
     await hooks.told(notice())
     async with slow.poster:
         assert await slow.sender.pass_once() == 1
     assert receiver.got == []
+    clock.move(LEASE_S - takes_s)
     await hooks.sent()
     assert receiver.ids() == ["pay-1-1"]
 
