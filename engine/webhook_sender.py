@@ -261,22 +261,26 @@ class WebhookSender:
         reason: Disabled = ""
         if answer.status == _GONE:
             reason = "gone"
-        elif not answer.taken and endpoint.failing_since_ms:
-            failing_s = (at_ms - endpoint.failing_since_ms) / 1000
-            reason = "failing" if failing_s >= self._retrying.disable_after_s else ""
+        elif not answer.taken and self._fails_for_long(endpoint, at_ms):
+            reason = "failing"
         if reason:
             await self._disable(endpoint.id, reason, at_ms)
         elif bool(endpoint.failing_since_ms) is answer.taken:
             # Only when it turns: in fair weather nothing is written.
             await changed(self._endpoints, endpoint.id, lambda found: _seen(found, at_ms, taken=answer.taken))
 
+    def _fails_for_long(self, endpoint: Endpoint, at_ms: int) -> bool:
+        since_ms = endpoint.failing_since_ms
+        return since_ms > 0 and at_ms - since_ms >= self._retrying.disable_after_s * 1000
+
     async def _disable(self, endpoint_id: str, reason: Disabled, at_ms: int) -> None:
         ours = False
 
         def disable(found: Endpoint) -> Endpoint:
             nonlocal ours
-            ours = not found.disabled
-            return disabled(found, reason, at_ms)
+            # Another try may have been taken while ours was under way.
+            ours = not found.disabled and (reason == "gone" or self._fails_for_long(found, at_ms))
+            return disabled(found, reason, at_ms) if ours else found
 
         if await changed(self._endpoints, endpoint_id, disable) is not None and ours:
             self._instruments.webhook_disabled.labels(reason).inc()

@@ -308,6 +308,32 @@ async def test_one_success_in_between_begins_the_three_days_anew(
     assert endpoint.failing_since_ms > 0
 
 
+async def test_a_success_while_another_try_hangs_keeps_the_endpoint_enabled(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    """Two tries begin after three days of failures; the one that fails ends when the other was taken."""
+    endpoint_id, _ = await hooks.made(receiver.url)
+    receiver.answer = lambda _: failing()
+    await hooks.told(notice(1))
+    await hooks.sent()
+
+    async def mended() -> bool:
+        return (await hooks.endpoints.find(endpoint_id, ADA)).failing_since_ms == 0
+
+    async def answer(got: Got) -> web.StreamResponse:
+        if got.id == "pay-2-1":
+            return web.Response()
+        await eventually(mended)
+        return failing()
+
+    receiver.answer = answer
+    clock.move(3 * DAY_S)
+    await hooks.told(notice(1, subject="pay-2"))
+    await hooks.sent()
+    assert receiver.ids().count("pay-1-1") == 2
+    assert not (await hooks.endpoints.find(endpoint_id, ADA)).disabled
+
+
 async def test_what_waits_for_a_disabled_endpoint_is_given_up_after_its_time(
     hooks: Hooks, receiver: Receiver, clock: Clock
 ) -> None:
