@@ -31,6 +31,7 @@ _FAILURE_PAUSE_S: Final = 0.5
 _WATCH_EVERY_S: Final = 2.0
 _DOUBT_PAUSE_S: Final = 1.0
 _GONE: Final = 410
+_DISABLED_LOOK_MS: Final = 60_000
 
 
 class PostAnswer(NamedTuple):
@@ -213,6 +214,8 @@ class WebhookSender:
         now_ms = self._clock()
         until_ms = endpoint.disabled_ms + int(self._retrying.disabled_keep_s * 1000)
         if now_ms < until_ms:
+            # Not for all of that time: it may have been enabled, and its lane woken, since we read it.
+            until_ms = min(until_ms, now_ms + _DISABLED_LOOK_MS)
             await self._schedule.rest(leased, now_ms=now_ms, until_ms=until_ms)
         else:
             self._count("dropped")

@@ -276,6 +276,36 @@ async def test_410_disables_the_endpoint_at_once_and_what_waits_goes_on_when_it_
     assert receiver.ids()[1:] == ["pay-1-1", "pay-1-2", "pay-1-3"]
 
 
+class EnabledThen(RedisEndpoints):
+    """The store of a sender that has just read an endpoint when somebody enables it."""
+
+    others: Hooks
+
+    async def get(self, endpoint_id: str) -> Endpoint | None:
+        endpoint = await super().get(endpoint_id)
+        await self.others.endpoints.enable(endpoint_id, ADA)
+        return endpoint
+
+
+async def test_what_waits_goes_on_also_when_a_sender_still_thought_the_endpoint_disabled(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    await hooks.made(receiver.url)
+    receiver.answer = lambda _: failing(410)
+    await hooks.told(notice())
+    await hooks.sent()
+    clock.move(10)
+    EnabledThen.others = hooks
+    late = Hooks(hooks.data, clock, endpoints=EnabledThen)
+    async with late.poster:
+        assert await late.sender.pass_once() == 1
+    assert receiver.ids() == ["pay-1-1"]
+    receiver.answer = lambda _: web.Response()
+    clock.move(60)
+    await hooks.sent()
+    assert receiver.ids() == ["pay-1-1", "pay-1-1"]
+
+
 async def test_an_endpoint_that_takes_nothing_for_three_days_is_disabled(
     hooks: Hooks, receiver: Receiver, clock: Clock
 ) -> None:
