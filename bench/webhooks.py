@@ -110,7 +110,9 @@ async def _round(store: redis.Redis, case: Case) -> Measured:
         sink = WebhookSink(endpoints, deliveries, instruments, now_ms, disabled_keep_s=86_400)
         poster = WebhookPoster(now_ms, timeout_s=10, allow_http=True, allow_private=True)
         retrying = Retrying((5, 300), 86_400, 86_400, 86_400)
-        sender = WebhookSender(deliveries, endpoints, poster, secrets, instruments, now_ms, retrying, at_once=256)
+        sender = WebhookSender(
+            deliveries, endpoints, poster, secrets, instruments, now_ms, retrying, at_once=256, longest_s=10
+        )
         sending = asyncio.create_task(sender.run())
         try:
             return await _measure(store, case, sink, receivers, dead=dead)

@@ -14,7 +14,7 @@ from email.utils import format_datetime
 from typing import Final, Literal, NamedTuple
 
 import aiosmtplib
-from aiosmtplib import SMTP, SMTPException, SMTPRecipientsRefused, SMTPResponseException
+from aiosmtplib import SMTP, SMTPException, SMTPRecipientsRefused, SMTPResponseException, SMTPSenderRefused
 
 from engine.mailing import Failed, Letter, Refused, Sent
 from resilience.errors import CounterpartyError, NoAnswer, Unreachable
@@ -43,7 +43,7 @@ class SmtpAt(NamedTuple):
 
 
 class SmtpServer:
-    """Sends mails. A 5xx about a mail refuses it for ever; all else is trouble that may pass.
+    """Sends mails. A 5xx about a mail refuses it for ever; all else is trouble that may pass, a 5xx about us too.
 
     A server that cannot be reached, does not let us in, or falls silent counts against the guard; one that answers
     about a mail, whatever it says, is healthy.
@@ -98,6 +98,9 @@ class SmtpServer:
             await client.sendmail(self._at.sender, [to], message.as_bytes())
         except SMTPRecipientsRefused as error:
             return _answer(error.recipients[0].code)
+        except SMTPSenderRefused as error:
+            # Of us, before it has heard of this mail: all others would end as well, and an operator can mend it.
+            return Failed(str(error.code))
         except aiosmtplib.SMTPServerDisconnected:
             raise NoAnswer(self._guard.name, "broke the connection") from None
         except SMTPResponseException as error:

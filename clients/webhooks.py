@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final
@@ -28,11 +29,14 @@ BODY_BYTES_MAX: Final = 4096
 """Read of an answer's body, so that the connection can be used again. Whoever sends more is hung up on."""
 _BODY_TIMEOUT_S: Final = 1.0
 _HEADER_BYTES_MAX: Final = 8190
-_LOOKUPS_AT_ONCE: Final = 32
+_LOOKUPS_AT_ONCE: Final = 256
+"""More than the tries that a sender lets endpoints have that failed before, so that their names do not fill it."""
 _KEEPALIVE_S: Final = 4.0
 _ADDRESSES_MAX: Final = 16
 
 Lookup = Callable[..., list[tuple[Any, ...]]]
+_Name = tuple[str, int]
+_Found = asyncio.Future[list[tuple[Any, ...]]]
 
 
 class AddressRefused(OSError):
@@ -48,8 +52,9 @@ class CheckedResolver(AbstractResolver):
     def __init__(self, allowed: Callable[[str], bool], lookup: Lookup = socket.getaddrinfo) -> None:
         self._allowed = allowed
         self._lookup = lookup
-        self._threads = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, thread_name_prefix="webhook-names")
-        self._under_way: dict[tuple[str, int], asyncio.Future[list[tuple[Any, ...]]]] = {}
+        self._asked: dict[_Name, _Found] = {}
+        self._waiting: deque[_Name] = deque()
+        self._under_way = 0
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -62,23 +67,48 @@ class CheckedResolver(AbstractResolver):
         return [_resolved(host, address, port, kind) for kind, address in addresses]
 
     async def close(self) -> None:
-        """Let the threads end; one that waits for a name's server does so by itself."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Begin no other look-up. A thread that waits for a name's server ends by itself."""
+        self._waiting.clear()
+        for asked in self._asked.values():
+            asked.cancel()
 
     async def _looked_up(self, host: str, port: int) -> list[tuple[Any, ...]]:
-        asked = self._under_way.get((host, port))
-        if asked is None:
-            loop = asyncio.get_running_loop()
-            asked = loop.run_in_executor(self._threads, lambda: self._lookup(host, port, type=socket.SOCK_STREAM))
-            self._under_way[host, port] = asked
-            asked.add_done_callback(lambda done: self._end((host, port), done))
+        name = (host, port)
+        if name not in self._asked:
+            self._asked[name] = asyncio.get_running_loop().create_future()
+            self._waiting.append(name)
+            self._begin()
         # Whoever runs out of time leaves the look-up to those who still wait for it.
-        return await asyncio.shield(asked)
+        return await asyncio.shield(self._asked[name])
 
-    def _end(self, name: tuple[str, int], done: asyncio.Future[list[tuple[Any, ...]]]) -> None:
-        self._under_way.pop(name, None)
-        if not done.cancelled():
-            done.exception()  # seen, also when everybody has left
+    def _begin(self) -> None:
+        """Begin what waits, as far as there is room."""
+        while self._waiting and self._under_way < _LOOKUPS_AT_ONCE:
+            self._under_way += 1
+            # Not of a pool: the end of the process would wait for those, and names' servers may be silent.
+            values = (self._waiting.popleft(), asyncio.get_running_loop())
+            threading.Thread(target=self._look_up, args=values, name="webhook-name", daemon=True).start()
+
+    def _look_up(self, name: _Name, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread of its own."""
+        found: list[tuple[Any, ...]] | Exception
+        try:
+            found = self._lookup(*name, type=socket.SOCK_STREAM)
+        except Exception as error:
+            found = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(self._end, name, found)
+
+    def _end(self, name: _Name, found: list[tuple[Any, ...]] | Exception) -> None:
+        self._under_way -= 1
+        asked = self._asked.pop(name)
+        if not asked.done():
+            if isinstance(found, Exception):
+                asked.set_exception(found)
+                asked.exception()  # seen, also when everybody has left
+            else:
+                asked.set_result(found)
+        self._begin()
 
 
 class WebhookPoster:
@@ -110,10 +140,11 @@ class WebhookPoster:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> WebhookPoster:
+        self._resolver = CheckedResolver(self._allowed, self._lookup)
         connector = aiohttp.TCPConnector(
             limit=0,
             use_dns_cache=False,
-            resolver=CheckedResolver(self._allowed, self._lookup),
+            resolver=self._resolver,
             socket_factory=self._socket,
             keepalive_timeout=_KEEPALIVE_S,
             ssl=self._tls or ssl.create_default_context(),
@@ -135,6 +166,8 @@ class WebhookPoster:
     ) -> None:
         assert self._session is not None
         await self._session.close()
+        # A session closes no resolver that it was given.
+        await self._resolver.close()
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> PostAnswer:
         """Post once. Whatever goes wrong is the answer's `reason`."""

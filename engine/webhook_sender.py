@@ -31,6 +31,7 @@ _FAILURE_PAUSE_S: Final = 0.5
 _WATCH_EVERY_S: Final = 2.0
 _DOUBT_PAUSE_S: Final = 1.0
 _GONE: Final = 410
+_DISABLED_LOOK_MS: Final = 60_000
 
 
 class PostAnswer(NamedTuple):
@@ -83,6 +84,8 @@ class Retrying(NamedTuple):
 class WebhookSender:
     """Sends until `stop`, at most `at_once` messages at the same time; how many to one endpoint, the schedule bounds.
 
+    `longest_s`: what one try may take; none is begun with less left of its lease.
+
     `run()` may be cancelled: what was under way is sent again when its lease is over.
     """
 
@@ -97,6 +100,7 @@ class WebhookSender:
         retrying: Retrying,
         *,
         at_once: int,
+        longest_s: float,
         idle_s: float = 0.1,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -108,6 +112,7 @@ class WebhookSender:
         self._clock = clock
         self._retrying = retrying
         self._at_once = at_once
+        self._longest_ms = int(longest_s * 1000)
         self._idle_s = idle_s
         self._chance = chance
         self._under_way = 0
@@ -170,8 +175,8 @@ class WebhookSender:
 
     async def _send(self, leased: Leased) -> None:
         endpoint = await self._endpoints.get(leased.lane)
-        if self._clock() >= leased.till_ms:
-            return  # the store was so slow that it is somebody else's by now
+        if self._clock() + self._longest_ms >= leased.till_ms:
+            return  # the store was so slow that it might be somebody else's before the try has ended
         if endpoint is None:
             self._count("dropped")
             await self._schedule.drop(leased.lane, ended_too=True)
@@ -209,6 +214,8 @@ class WebhookSender:
         now_ms = self._clock()
         until_ms = endpoint.disabled_ms + int(self._retrying.disabled_keep_s * 1000)
         if now_ms < until_ms:
+            # Not for all of that time: it may have been enabled, and its lane woken, since we read it.
+            until_ms = min(until_ms, now_ms + _DISABLED_LOOK_MS)
             await self._schedule.rest(leased, now_ms=now_ms, until_ms=until_ms)
         else:
             self._count("dropped")
@@ -257,22 +264,26 @@ class WebhookSender:
         reason: Disabled = ""
         if answer.status == _GONE:
             reason = "gone"
-        elif not answer.taken and endpoint.failing_since_ms:
-            failing_s = (at_ms - endpoint.failing_since_ms) / 1000
-            reason = "failing" if failing_s >= self._retrying.disable_after_s else ""
+        elif not answer.taken and self._fails_for_long(endpoint, at_ms):
+            reason = "failing"
         if reason:
             await self._disable(endpoint.id, reason, at_ms)
         elif bool(endpoint.failing_since_ms) is answer.taken:
             # Only when it turns: in fair weather nothing is written.
             await changed(self._endpoints, endpoint.id, lambda found: _seen(found, at_ms, taken=answer.taken))
 
+    def _fails_for_long(self, endpoint: Endpoint, at_ms: int) -> bool:
+        since_ms = endpoint.failing_since_ms
+        return since_ms > 0 and at_ms - since_ms >= self._retrying.disable_after_s * 1000
+
     async def _disable(self, endpoint_id: str, reason: Disabled, at_ms: int) -> None:
         ours = False
 
         def disable(found: Endpoint) -> Endpoint:
             nonlocal ours
-            ours = not found.disabled
-            return disabled(found, reason, at_ms)
+            # Another try may have been taken while ours was under way.
+            ours = not found.disabled and (reason == "gone" or self._fails_for_long(found, at_ms))
+            return disabled(found, reason, at_ms) if ours else found
 
         if await changed(self._endpoints, endpoint_id, disable) is not None and ours:
             self._instruments.webhook_disabled.labels(reason).inc()

@@ -15,7 +15,7 @@ EVENT_TYPES: Final = (
     events.AUTHORIZED, events.COMPLETED, events.FAILED, events.CANCELLED, events.REFUNDED, events.REFUND_FAILED,
     recorded.CREATED, recorded.STATUS_UPDATED,
     purchase.COMPLETED, purchase.FAILED, purchase.REFUNDED,
-    "user_created", "user_verified", "order_created", "order_confirmed",
+    "user_created", "user_verified", "order_created", "order_confirmed", "order_cancelled",
 )  # fmt: skip
 """What an endpoint can ask for by name: the engine's own events, and those of the services around it."""
 

@@ -103,7 +103,8 @@ class Deliveries:
     async def due(self, now_ms: int, limit: int) -> list[Leased]:
         """Some of what is due, at most `limit`, leased: nobody else gets it until its lease is over.
 
-        A lease that its worker did not live to end comes back by itself.
+        A lease that its worker did not live to end comes back by itself. Raises when nothing was found and some of
+        the shards did not answer.
         """
         till_ms = now_ms + self._lease_ms
         every = len(self._keys.shards)
@@ -112,10 +113,16 @@ class Deliveries:
             shards = self._next_shards(min(together, every - asked))
             # Not repeated: of an answer that was lost the leases come back, and a second one would take more.
             pages = await asyncio.gather(
-                *(self._once(TAKE, shard.tag, "", now_ms, till_ms, limit // together) for shard in shards)
+                *(self._once(TAKE, shard.tag, "", now_ms, till_ms, limit // together) for shard in shards),
+                return_exceptions=True,
             )
-            if any(pages):
-                return [leased for page in pages for leased in _leased(page, till_ms)]
+            # What some shards have leased is not left lying because others did not answer.
+            broken = [page for page in pages if isinstance(page, BaseException)]
+            found = [page for page in pages if page and not isinstance(page, BaseException)]
+            if found:
+                return [leased for page in found for leased in _leased(page, till_ms)]
+            if broken:
+                raise broken[0]
         return []
 
     async def done(self, leased: Leased, item: bytes, *, now_ms: int) -> bool:

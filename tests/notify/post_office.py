@@ -33,15 +33,25 @@ LEASE_S = 60.0
 
 
 class PostOffice:
-    """Answers RCPT and DATA from its script; when that is at its end, it takes everything."""
+    """Answers MAIL, RCPT and DATA from its script; when that is at its end, it takes everything."""
 
     def __init__(self) -> None:
         self.port = 0
         self.mails: list[EmailMessage] = []
         self.envelopes: list[tuple[str, list[str]]] = []
+        self.mail: deque[str] = deque()
         self.rcpt: deque[str] = deque()
         self.data: deque[str] = deque()
         """`cut`: closes the connection when it has the mail; `hang`: never answers."""
+
+    async def handle_MAIL(  # noqa: N802
+        self, server: Any, session: Any, envelope: Any, address: str, options: Any
+    ) -> str:
+        """MAIL FROM."""
+        answer = self.mail.popleft() if self.mail else "250 OK"
+        if answer.startswith("250"):
+            envelope.mail_from = address
+        return answer
 
     async def handle_RCPT(  # noqa: N802
         self, server: Any, session: Any, envelope: Any, address: str, options: Any

@@ -78,6 +78,19 @@ async def test_what_is_refused_for_ever_is_not_tried_again(where: str, dataset: 
     assert counted(dataset, channel="mail", outcome="refused") == 1
 
 
+async def test_a_server_that_refuses_our_own_address_ends_no_mail(dataset: Dataset, sims: Sims) -> None:
+    """It wants a login, or does not know us: every mail would be lost until somebody has mended that."""
+    await sims.user()
+    async with post_office() as office, desk(dataset, sims.users, office.port) as ours:
+        office.mail.append("530 authentication required")
+        await ours.take()
+        assert await ours.round() == 1
+        assert await ours.state() == "waiting"
+        ours.now_ms += 10_000
+        assert await ours.round() == 1
+    assert (len(office.mails), await ours.state()) == (1, "sent")
+
+
 async def test_a_lost_answer_is_followed_by_the_same_mail(dataset: Dataset, sims: Sims) -> None:
     """Nobody knows whether the first one was taken, so its reader must be able to tell that the second is the same."""
     await sims.user()

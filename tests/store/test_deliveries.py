@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from engine.delivering import Added, Delivery, Leased
+from engine.errors import StoreUnavailable
+from engine.ids import shard_of
 from engine.store.deliveries import Deliveries
 from tests.store.datasets import BOTH_PROTOCOLS, Dataset, only
 from tests.store.making import NOW
@@ -59,6 +61,18 @@ async def test_many_lanes_and_lines_are_given_out_each_once(store: Dataset) -> N
     assert set(await told.add(given, now_ms=NOW)) == {Added.ADDED}
     pages = await asyncio.gather(*(ids(told) for _ in range(4)))
     assert sorted(name for page in pages for name in page) == sorted(delivery.id for delivery in given)
+
+
+async def test_a_shard_that_does_not_answer_holds_up_no_other(store: Dataset) -> None:
+    """Else what the others had leased meanwhile would wait for the end of its lease, again and again."""
+    told = queue(store)
+    broken = store.shard.tag
+    others = [lane for lane in LANES if shard_of(lane, len(store.keys.shards)) != store.shard.shard]
+    await store.ask("SET", f"{broken}:told:due", "not a set")
+    await told.add([one(lane, lane=lane) for lane in others], now_ms=NOW)
+    assert await ids(told) == sorted(others)
+    with pytest.raises(StoreUnavailable):
+        await told.due(NOW, 1600)
 
 
 async def test_the_order_of_a_line_is_that_of_the_call_however_long_it_is(store: Dataset) -> None:

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from engine.notifications import TYPES
 from engine.webhooks import EVENT_TYPES
 from tests.api.world import TIME, Answer, World, running_world, token
 from tests.store.datasets import connected, running
@@ -97,6 +98,11 @@ async def test_one_owner_has_a_bounded_number(world: World) -> None:
     gone = await world.send("DELETE", f"{PATH}/{endpoints[1]['id']}", auth=token("collector"))
     assert (gone.status, gone.json) == (200, {"id": endpoints[1]["id"], "deleted": True})
     await made(world, "collector")
+
+
+async def test_whatever_is_told_can_be_asked_for_by_its_name() -> None:
+    """Who names no types is told of all that people are told of; a name of one of those must not be refused."""
+    assert sorted(EVENT_TYPES) == sorted(TYPES)
 
 
 async def test_somebody_else_s_endpoint_is_not_there_and_an_operator_sees_it(world: World) -> None:

@@ -327,8 +327,11 @@ async def test_retry_after_may_be_a_date() -> None:
 # Names that hold up, and certificates
 
 
-async def test_names_that_are_never_found_hold_up_only_those_who_asked_for_them(receiver: Receiver) -> None:
-    """As many endpoints as the loop has threads, and more, may have names whose servers are silent."""
+@pytest.mark.parametrize("different", [16, 128])
+async def test_names_that_are_never_found_hold_up_only_those_who_asked_for_them(
+    different: int, receiver: Receiver
+) -> None:
+    """As many endpoints as the loop has threads, and half of all that a sender tries, may have silent servers."""
     found, port = threading.Event(), receiver.url.rpartition(":")[2]
     asked = []
 
@@ -341,8 +344,8 @@ async def test_names_that_are_never_found_hold_up_only_those_who_asked_for_them(
     try:
         async with WebhookPoster(Clock(), timeout_s=30, allow_http=True, allow_private=True, lookup=lookup) as poster:
             dead = [
-                asyncio.create_task(poster.post(f"http://dead-{number % 16}.example.com/", {}, b""))
-                for number in range(100)
+                asyncio.create_task(poster.post(f"http://dead-{number % different}.example.com/", {}, b""))
+                for number in range(150)
             ]
             await asyncio.sleep(0)
             alive = await poster.post(f"http://alive.example.com:{port}/", {}, b"{}")
@@ -354,6 +357,20 @@ async def test_names_that_are_never_found_hold_up_only_those_who_asked_for_them(
             await asyncio.gather(*dead, return_exceptions=True)
     finally:
         found.set()
+
+
+async def test_a_name_that_is_never_found_does_not_hold_up_the_end_of_the_process() -> None:
+    program = (
+        "import asyncio, threading; from clients.webhooks import WebhookPoster\n"
+        "def lookup(*_, **__): threading.Event().wait()\n"
+        "async def main():\n"
+        "    async with WebhookPoster(lambda: 0, timeout_s=0.1, lookup=lookup) as poster:\n"
+        "        print((await poster.post('https://hooks.example.com/', {}, b'{}')).reason)\n"
+        "asyncio.run(main())\n"
+    )
+    run = [sys.executable, "-c", program]
+    done = await asyncio.to_thread(subprocess.run, run, cwd=ROOT, capture_output=True, check=True, timeout=30)
+    assert done.stdout.split() == [b"timeout"]
 
 
 @pytest.fixture(scope="module")

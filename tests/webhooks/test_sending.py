@@ -34,6 +34,7 @@ from tests.webhooks.world import (
     LEASE_S,
     RETRYING,
     SHOP,
+    TIMEOUT_S,
     Clock,
     Got,
     Hooks,
@@ -122,6 +123,16 @@ async def test_an_endpoint_is_told_of_its_owner_s_payments_and_a_service_s_of_ev
     assert receiver.ids("/ada") == ["a-1"]
     assert sorted(receiver.ids("/shop")) == ["a-1", "b-1", "b-2", "nobody-1", "s-1"]
     assert receiver.ids("/failed") == ["b-2"]
+
+
+async def test_a_client_of_mpesa_with_the_name_of_an_owner_is_somebody_else(hooks: Hooks, receiver: Receiver) -> None:
+    """Clients are named by the configuration, owners by whoever issues tokens."""
+    await hooks.made(receiver.url + "/ada")
+    await hooks.made(receiver.url + "/shop", SHOP)
+    await hooks.told(notice(1)._replace(source="/payments/mpesa"), notice(2)._replace(source="/payments/orders"))
+    await hooks.sent()
+    assert receiver.ids("/ada") == ["pay-1-2"]
+    assert receiver.ids("/shop") == ["pay-1-1", "pay-1-2"]
 
 
 async def test_events_that_come_again_are_told_once(hooks: Hooks, receiver: Receiver) -> None:
@@ -265,6 +276,36 @@ async def test_410_disables_the_endpoint_at_once_and_what_waits_goes_on_when_it_
     assert receiver.ids()[1:] == ["pay-1-1", "pay-1-2", "pay-1-3"]
 
 
+class EnabledThen(RedisEndpoints):
+    """The store of a sender that has just read an endpoint when somebody enables it."""
+
+    others: Hooks
+
+    async def get(self, endpoint_id: str) -> Endpoint | None:
+        endpoint = await super().get(endpoint_id)
+        await self.others.endpoints.enable(endpoint_id, ADA)
+        return endpoint
+
+
+async def test_what_waits_goes_on_also_when_a_sender_still_thought_the_endpoint_disabled(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    await hooks.made(receiver.url)
+    receiver.answer = lambda _: failing(410)
+    await hooks.told(notice())
+    await hooks.sent()
+    clock.move(10)
+    EnabledThen.others = hooks
+    late = Hooks(hooks.data, clock, endpoints=EnabledThen)
+    async with late.poster:
+        assert await late.sender.pass_once() == 1
+    assert receiver.ids() == ["pay-1-1"]
+    receiver.answer = lambda _: web.Response()
+    clock.move(60)
+    await hooks.sent()
+    assert receiver.ids() == ["pay-1-1", "pay-1-1"]
+
+
 async def test_an_endpoint_that_takes_nothing_for_three_days_is_disabled(
     hooks: Hooks, receiver: Receiver, clock: Clock
 ) -> None:
@@ -295,6 +336,32 @@ async def test_one_success_in_between_begins_the_three_days_anew(
     endpoint = await hooks.endpoints.find(endpoint_id, ADA)
     assert not endpoint.disabled
     assert endpoint.failing_since_ms > 0
+
+
+async def test_a_success_while_another_try_hangs_keeps_the_endpoint_enabled(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    """Two tries begin after three days of failures; the one that fails ends when the other was taken."""
+    endpoint_id, _ = await hooks.made(receiver.url)
+    receiver.answer = lambda _: failing()
+    await hooks.told(notice(1))
+    await hooks.sent()
+
+    async def mended() -> bool:
+        return (await hooks.endpoints.find(endpoint_id, ADA)).failing_since_ms == 0
+
+    async def answer(got: Got) -> web.StreamResponse:
+        if got.id == "pay-2-1":
+            return web.Response()
+        await eventually(mended)
+        return failing()
+
+    receiver.answer = answer
+    clock.move(3 * DAY_S)
+    await hooks.told(notice(1, subject="pay-2"))
+    await hooks.sent()
+    assert receiver.ids().count("pay-1-1") == 2
+    assert not (await hooks.endpoints.find(endpoint_id, ADA)).disabled
 
 
 async def test_what_waits_for_a_disabled_endpoint_is_given_up_after_its_time(
@@ -476,24 +543,29 @@ async def test_who_dies_between_sending_and_writing_it_down_leads_to_the_same_me
 
 
 class Slow(RedisEndpoints):
-    """The store, when an answer takes longer than a lease."""
+    """The store, when an answer takes long."""
 
     clock: Clock
+    takes_s: float
 
     async def get(self, endpoint_id: str) -> Endpoint | None:
-        self.clock.move(LEASE_S)
+        self.clock.move(self.takes_s)
         return await super().get(endpoint_id)
 
 
-async def test_nothing_is_sent_after_its_lease_is_over(hooks: Hooks, receiver: Receiver, clock: Clock) -> None:
+@pytest.mark.parametrize("takes_s", [LEASE_S, LEASE_S - TIMEOUT_S])
+async def test_nothing_is_sent_that_might_end_after_its_lease(
+    takes_s: float, hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
     """It may be another's by then, who sends it as well, and the next of its line after it."""
     await hooks.made(receiver.url)
-    Slow.clock = clock
+    Slow.clock, Slow.takes_s = clock, takes_s
     slow = Hooks(hooks.data, clock, endpoints=Slow)
     await hooks.told(notice())
     async with slow.poster:
         assert await slow.sender.pass_once() == 1
     assert receiver.got == []
+    clock.move(LEASE_S - takes_s)
     await hooks.sent()
     assert receiver.ids() == ["pay-1-1"]
 

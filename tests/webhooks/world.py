@@ -163,6 +163,7 @@ class Hooks:
             clock,
             retrying,
             at_once=given["at_once"],
+            longest_s=TIMEOUT_S,
             idle_s=0.02,
             chance=random.Random(1).random,
         )
