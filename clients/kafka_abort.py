@@ -77,5 +77,6 @@ def _connections_in(broken: BaseException | None) -> list[Any]:
         for frame, _ in traceback.walk_tb(broken.__traceback__):
             if frame.f_code.co_name == "bootstrap" and (connection := frame.f_locals.get("bootstrap_conn")):
                 found.append(connection)
-        broken = broken.__cause__  # a time-out is raised from the cancellation that it caused
+        # A time-out is raised while the cancellation that it caused is handled; only later Pythons name it the cause.
+        broken = broken.__context__
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -306,6 +307,11 @@ def payment_body(order_id: str, *, user_id: str = USER, amount: Any = 75.48, **c
             "cvv": "123", **card,
         },
     }  # fmt: skip
+
+
+def shown(secret: str, text: str) -> bool:
+    """Whether the secret stands in the text and is not merely part of a longer id, number or duration."""
+    return re.search(rf"(?<![0-9A-Za-z])(?<!\d\.){re.escape(secret)}(?![0-9A-Za-z])", text) is not None
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from tests.support import (
     Sims,
     payment_body,
     service_token,
+    shown,
     simulators,
     temporary_folder,
     token,
@@ -62,11 +63,6 @@ class Answer(NamedTuple):
         """Whether this text stands anywhere in the answer, as a word of its own."""
         everything = "\n".join([self.text, *(f"{name}: {value}" for name, value in self.headers.items())])
         return shown(secret, everything)
-
-
-def shown(secret: str, text: str) -> bool:
-    """Whether the secret stands in the text and is not merely part of a longer id."""
-    return re.search(rf"(?<![0-9A-Za-z]){re.escape(secret)}(?![0-9A-Za-z])", text) is not None
 
 
 def as_json(body: Mapping[str, Any], *, amount: str | None = None) -> bytes:

@@ -37,7 +37,7 @@ from resilience.errors import BadAnswer, Unreachable
 from resilience.guard import Guard, GuardSettings
 from simulators import cards
 from simulators.server import serve
-from tests.support import USER, Sims, free_port
+from tests.support import USER, Sims, free_port, shown
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ATTEMPT = "pay-01kdvnqg0000000000000000000a-a1"
@@ -677,7 +677,7 @@ async def test_neither_outcomes_nor_logs_hold_the_card_even_if_the_acquirer_echo
             ]
     outcomes.append(await line.acquirer(f"http://127.0.0.1:{free_port()}").send(a_charge()))
     text = repr(outcomes) + repr(a_charge()) + written()
-    assert cards.APPROVED not in text and CVV not in text
+    assert cards.APPROVED not in text and not shown(CVV, text)
 
 
 @pytest.mark.parametrize(("status", "error"), [(500, BadAnswer), (200, BadAnswer)])
@@ -694,7 +694,7 @@ async def test_no_exception_of_a_call_holds_the_card_or_the_answer(
                 "POST", url_for(base + "/{id}", "x"), read, body=ECHO.encode(), idempotent=False
             )
     text = "".join(traceback.format_exception(raised.value))
-    assert cards.APPROVED not in text and CVV not in text and f"answered {status}" in text
+    assert cards.APPROVED not in text and not shown(CVV, text) and f"answered {status}" in text
 
 
 async def test_errors_say_whether_anything_was_sent(session: Session) -> None:
