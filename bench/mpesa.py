@@ -109,7 +109,7 @@ def _phones(bench: Bench) -> Iterator[Phones]:
         processes.upstreams(bench.folder) as services,
         processes.upstreams(bench.folder) as acquirer,
         processes.server(
-            ("simulators", "daraja", "--port", str(daraja_port)), daraja_port, "/journal/summary", bench.folder, {}
+            ("app", "simulate", "daraja", "--port", str(daraja_port)), daraja_port, "/journal/summary", bench.folder, {}
         ) as daraja,
         engine(
             bench.folder, store, services, acquirer,
