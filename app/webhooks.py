@@ -45,7 +45,7 @@ def webhooks(settings: Settings, batcher: Batcher, keys: Keys, instruments: Inst
     )
     retrying = Retrying(wanted.retry_s, wanted.retry_after_max_s, wanted.disable_after_s, wanted.disabled_keep_s)
     sender = WebhookSender(
-        deliveries, endpoints, poster, secrets, instruments, now_ms, retrying,
+        deliveries, endpoints, sink, poster, secrets, instruments, now_ms, retrying,
         at_once=wanted.at_once, longest_s=wanted.timeout_s,
     )  # fmt: skip
     return WebhookParts(sink, sender)

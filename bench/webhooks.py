@@ -111,7 +111,7 @@ async def _round(store: redis.Redis, case: Case) -> Measured:
         poster = WebhookPoster(now_ms, timeout_s=10, allow_http=True, allow_private=True)
         retrying = Retrying((5, 300), 86_400, 86_400, 86_400)
         sender = WebhookSender(
-            deliveries, endpoints, poster, secrets, instruments, now_ms, retrying, at_once=256, longest_s=10
+            deliveries, endpoints, sink, poster, secrets, instruments, now_ms, retrying, at_once=256, longest_s=10
         )
         sending = asyncio.create_task(sender.run())
         try:

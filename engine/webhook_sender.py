@@ -21,9 +21,10 @@ from engine.cards import SealBroken
 from engine.delivering import Leased
 from engine.errors import Overloaded, StoreUnavailable
 from engine.ids import Clock
+from engine.notifying import Sink
 from engine.webhook_endpoints import ChangeableEndpoints, WebhookSecrets, changed, disabled
 from engine.webhook_signing import signed_headers
-from engine.webhooks import Disabled, Endpoint, Message, Try, pack, unpack
+from engine.webhooks import Disabled, Endpoint, Message, Try, disabled_notice, pack, unpack
 from metrics.instruments import Instruments
 
 _JITTER: Final = 0.1
@@ -32,6 +33,7 @@ _WATCH_EVERY_S: Final = 2.0
 _DOUBT_PAUSE_S: Final = 1.0
 _GONE: Final = 410
 _DISABLED_LOOK_MS: Final = 60_000
+_TELL_AGAIN_MS: Final = 600_000
 
 
 class PostAnswer(NamedTuple):
@@ -84,6 +86,7 @@ class Retrying(NamedTuple):
 class WebhookSender:
     """Sends until `stop`, at most `at_once` messages at the same time; how many to one endpoint, the schedule bounds.
 
+    `sink`: takes in that an endpoint was disabled, for its owner's other endpoints.
     `longest_s`: what one try may take; none is begun with less left of its lease.
 
     `run()` may be cancelled: what was under way is sent again when its lease is over.
@@ -93,6 +96,7 @@ class WebhookSender:
         self,
         schedule: Schedule,
         endpoints: ChangeableEndpoints,
+        sink: Sink,
         poster: Poster,
         secrets: WebhookSecrets,
         instruments: Instruments,
@@ -106,6 +110,7 @@ class WebhookSender:
     ) -> None:
         self._schedule = schedule
         self._endpoints = endpoints
+        self._sink = sink
         self._poster = poster
         self._secrets = secrets
         self._instruments = instruments
@@ -212,6 +217,9 @@ class WebhookSender:
     async def _leave(self, endpoint: Endpoint, leased: Leased) -> None:
         """The endpoint is disabled: what waits stays for a while, and is given up then."""
         now_ms = self._clock()
+        if now_ms < endpoint.disabled_ms + _TELL_AGAIN_MS:
+            # Whoever disabled it may have died before it told; what was told is known by its id.
+            await self._sink.take([disabled_notice(endpoint)])
         until_ms = endpoint.disabled_ms + int(self._retrying.disabled_keep_s * 1000)
         if now_ms < until_ms:
             # Not for all of that time: it may have been enabled, and its lane woken, since we read it.
@@ -285,9 +293,11 @@ class WebhookSender:
             ours = not found.disabled and (reason == "gone" or self._fails_for_long(found, at_ms))
             return disabled(found, reason, at_ms) if ours else found
 
-        if await changed(self._endpoints, endpoint_id, disable) is not None and ours:
+        endpoint = await changed(self._endpoints, endpoint_id, disable)
+        if endpoint is not None and ours:
             self._instruments.webhook_disabled.labels(reason).inc()
             structlog.get_logger().warning("webhook_endpoint_disabled", endpoint_id=endpoint_id, reason=reason)
+            await self._sink.take([disabled_notice(endpoint)])
 
     async def _watch(self) -> None:
         """Keep the gauges, until cancelled."""

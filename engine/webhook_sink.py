@@ -87,7 +87,7 @@ class WebhookSink:
         wanting = [
             endpoint
             for endpoint in candidates.values()
-            if endpoint.wants(notice.type) and self._keeps(endpoint, now_ms)
+            if endpoint.id != notice.subject and endpoint.wants(notice.type) and self._keeps(endpoint, now_ms)
         ]
         if not wanting:
             return

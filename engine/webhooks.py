@@ -9,15 +9,19 @@ from typing import Final, Literal
 import msgspec
 
 from engine import events, purchase, recorded
+from engine.ids import rfc3339
 from engine.notifying import Notice
 
+ENDPOINT_DISABLED: Final = "webhook_endpoint_disabled"
 EVENT_TYPES: Final = (
     events.AUTHORIZED, events.COMPLETED, events.FAILED, events.CANCELLED, events.REFUNDED, events.REFUND_FAILED,
     recorded.CREATED, recorded.STATUS_UPDATED,
     purchase.COMPLETED, purchase.FAILED, purchase.REFUNDED,
     "user_created", "user_verified", "order_created", "order_confirmed", "order_cancelled",
+    ENDPOINT_DISABLED,
 )  # fmt: skip
-"""What an endpoint can ask for by name: the engine's own events, and those of the services around it."""
+"""What an endpoint can ask for by name: the engine's own events, those of the services around it, and that another
+endpoint was disabled."""
 
 ATTEMPTS_KEPT_MAX: Final = 30
 """Of one message, the latest."""
@@ -100,6 +104,24 @@ _decode = msgspec.json.Decoder(Message).decode
 def message_of(notice: Notice, *, now_ms: int) -> Message:
     """The message that tells of an event."""
     return Message(id=_plain("msg_", notice.id), type=notice.type, subject=notice.subject[:128], created_ms=now_ms)
+
+
+def disabled_notice(endpoint: Endpoint) -> Notice:
+    """What the owner's other endpoints are told of one that is disabled."""
+    disabled_at = rfc3339(endpoint.disabled_ms)
+    data = {"reason": endpoint.disabled, "disabled_at": disabled_at}
+    if endpoint.failing_since_ms:
+        data["failing_since"] = rfc3339(endpoint.failing_since_ms)
+    body = {"event_type": ENDPOINT_DISABLED, "endpoint_id": endpoint.id, "user_id": endpoint.owner, "data": data}
+    return Notice(
+        id=f"{endpoint.id}-disabled-{endpoint.disabled_ms}",
+        type=ENDPOINT_DISABLED,
+        source="/webhooks",
+        subject=endpoint.id,
+        user_id=endpoint.owner,
+        time=disabled_at,
+        body=_encode(body),
+    )
 
 
 def line_of(message: Message) -> str:

@@ -12,7 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from engine.notifications import TYPES
-from engine.webhooks import EVENT_TYPES
+from engine.webhooks import ENDPOINT_DISABLED, EVENT_TYPES
 from tests.api.world import TIME, Answer, World, running_world, token
 from tests.store.datasets import connected, running
 from tests.webhooks.world import Clock, Got, Hooks, notice, receiving
@@ -101,8 +101,8 @@ async def test_one_owner_has_a_bounded_number(world: World) -> None:
 
 
 async def test_whatever_is_told_can_be_asked_for_by_its_name() -> None:
-    """Who names no types is told of all that people are told of; a name of one of those must not be refused."""
-    assert sorted(EVENT_TYPES) == sorted(TYPES)
+    """Who names no types is told of all that people are told of, and of endpoints; no such name must be refused."""
+    assert sorted(EVENT_TYPES) == sorted([*TYPES, ENDPOINT_DISABLED])
 
 
 async def test_somebody_else_s_endpoint_is_not_there_and_an_operator_sees_it(world: World) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from base64 import b64encode
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -20,10 +21,11 @@ from engine.errors import (
     WebhookEndpointDisabled,
     WebhookEndpointNotFound,
 )
+from engine.notifying import Notice
 from engine.store.deliveries import Deliveries
 from engine.store.endpoints import RedisEndpoints
 from engine.webhook_sender import PostAnswer
-from engine.webhooks import Endpoint
+from engine.webhooks import ENDPOINT_DISABLED, Endpoint
 from tests.store.datasets import Dataset, connected, eventually, running
 from tests.support import RedisServer
 from tests.webhooks.world import (
@@ -321,6 +323,61 @@ async def test_an_endpoint_that_takes_nothing_for_three_days_is_disabled(
     assert endpoint.disabled == "failing"
     assert endpoint.disabled_ms - endpoint.failing_since_ms == 3 * DAY_S * 1000
     assert hooks.data.metric("webhook_endpoints_disabled_total", reason="failing") == 1
+
+
+async def test_the_owners_other_endpoints_are_told_once_that_one_was_disabled(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    endpoint_id, _ = await hooks.made(receiver.url + "/bad", types=("payment_completed",))
+    await hooks.made(receiver.url + "/good", types=(ENDPOINT_DISABLED,))
+    await hooks.made(receiver.url + "/all", caller=SHOP, types=(ENDPOINT_DISABLED,))
+    await hooks.made(receiver.url + "/others", caller=BOB)
+    receiver.answer = lambda got: failing(410) if got.path == "/bad" else web.Response()
+    await hooks.told(notice(1), notice(1, subject="pay-2"))
+    for _ in range(3):
+        await hooks.sent()
+        clock.move(61)
+    told = [got for got in receiver.got if got.path != "/bad"]
+    assert sorted(got.path for got in told) == ["/all", "/good"]
+    assert len({got.id for got in told}) == 1
+    body = told[0].json
+    assert body["type"] == body["data"]["event_type"] == ENDPOINT_DISABLED
+    assert (body["data"]["endpoint_id"], body["data"]["user_id"]) == (endpoint_id, "ada")
+    assert body["data"]["data"] == {"reason": "gone", "disabled_at": body["timestamp"]}
+
+
+async def test_an_endpoint_is_never_told_of_itself(hooks: Hooks, receiver: Receiver, clock: Clock) -> None:
+    endpoint_id, _ = await hooks.made(receiver.url)
+    receiver.answer = lambda _: failing(410)
+    await hooks.told(notice(1))
+    await hooks.sent()
+    receiver.answer = lambda _: web.Response()
+    await hooks.endpoints.enable(endpoint_id, ADA)
+    await hooks.sent()
+    assert receiver.ids() == ["pay-1-1", "pay-1-1"]
+
+
+class Dies:
+    """A sink of a process that dies before anything is written."""
+
+    async def take(self, notices: Sequence[Notice]) -> None:
+        raise StoreUnavailable("gone")
+
+
+async def test_whoever_looks_next_tells_of_it_when_the_first_died_before(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    await hooks.made(receiver.url + "/bad", types=("payment_completed",))
+    await hooks.made(receiver.url + "/good", types=(ENDPOINT_DISABLED,))
+    receiver.answer = lambda got: failing(410) if got.path == "/bad" else web.Response()
+    await hooks.told(notice(1))
+    dying = Hooks(hooks.data, clock, telling=Dies())
+    with pytest.raises(StoreUnavailable):
+        await dying.sent()
+    assert [got.path for got in receiver.got] == ["/bad"]
+    clock.move(61)
+    await hooks.sent()
+    assert [got.path for got in receiver.got] == ["/bad", "/good"]
 
 
 async def test_one_success_in_between_begins_the_three_days_anew(

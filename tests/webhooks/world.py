@@ -120,7 +120,8 @@ class Hooks:
     def __init__(self, data: Dataset, clock: Clock, poster: Poster | None = None, **options: Any) -> None:
         given = {
             "each_max": 4, "waiting_max": 1000, "kept_max": 100, "endpoints_max": 3, "overlap_s": DAY_S,
-            "retrying": RETRYING, "at_once": 64, "schedule": Deliveries, "endpoints": RedisEndpoints, **options,
+            "retrying": RETRYING, "at_once": 64, "schedule": Deliveries, "endpoints": RedisEndpoints, "telling": None,
+            **options,
         }  # fmt: skip
         self.data = data
         self.clock = clock
@@ -157,6 +158,7 @@ class Hooks:
         self.sender = WebhookSender(
             self.deliveries,
             self.store,
+            given["telling"] or self.sink,
             self.poster,
             self.secrets,
             data.instruments,
