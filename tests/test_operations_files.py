@@ -256,8 +256,9 @@ def test_everybody_means_the_same_ports_and_versions() -> None:
     assert re.findall(r"server-template engine- \d+ engine:(\d+)", balancer) == ports
     assert re.findall(r"bind :(\d+)", balancer) == ports
     assert compose()["services"]["balancer"]["ports"] == [f"127.0.0.1:{each}:{each}" for each in ports]
-    scraped = yaml.safe_load((ROOT / "compose/prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"][0]
-    assert (scraped["names"], str(scraped["port"])) == (["engine"], port)
+    jobs = yaml.safe_load((ROOT / "compose/prometheus.yml").read_text())["scrape_configs"]
+    scraped = [(*found["names"], found["port"]) for job in jobs for found in job["dns_sd_configs"]]
+    assert scraped == [("engine", Settings().core.port), ("notify", Settings().notify.port)]
     assert re.findall(r"^EXPOSE (.*)$", DOCKERFILE, re.MULTILINE) == [" ".join(ports)]
     kafka = re.search(r"<kafka.version>(.*)</kafka.version>", (ROOT / "scripts/kafka/pom.xml").read_text())
     assert kafka is not None
@@ -418,7 +419,7 @@ def test_grafana_finds_the_dashboards_and_prometheus_the_rules() -> None:
     beside = Path(mounted["prometheus"]["./compose/prometheus.yml"]).parent
     assert [str(beside / name) for name in configured["rule_files"]] == [mounted["prometheus"]["./metrics/alerts.yml"]]
     # Alerts and some panels ask for the job by its name.
-    assert [job["job_name"] for job in configured["scrape_configs"]] == ["payments"]
+    assert [job["job_name"] for job in configured["scrape_configs"]] == ["payments", "notify"]
 
 
 def test_every_panel_asks_something_that_prometheus_understands(promtool: Callable[..., None], tmp_path: Path) -> None:

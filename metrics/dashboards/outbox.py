@@ -1,4 +1,4 @@
-"""Outbox and Kafka: what consumers have not heard of yet, what they never will, and what others told us."""
+"""Outbox and Kafka: what consumers and people have not heard of yet, what they never will, and what others told us."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metrics.dashboards.panels import Section, dashboard, graph, number
 OUTBOX: Final = dashboard(
     "payments-outbox",
     "Payments: outbox and Kafka",
-    "Events on their way to Kafka, events that it will not take, and messages of other services.",
+    "Events on their way to Kafka and to people, events that nobody will take, and messages of other services.",
     Section(
         "Now",
         (
@@ -48,6 +48,28 @@ OUTBOX: Final = dashboard(
                    "{{listener}} {{outcome}}"), width=12),
             graph("Dead letters", "short", "Messages that can never be done, since the engines started.",
                   ('sum by (listener) (listener_messages_total{outcome="dead"})', "{{listener}}"), width=12),
+        ),
+    ),
+    Section(
+        "Notifications and webhooks",
+        (
+            graph("Notifications by outcome", "eps", "Events that concern somebody, by what was made of them.",
+                  ("sum by (channel, outcome) (rate(notifications_total[$__rate_interval]))",
+                   "{{channel}} {{outcome}}")),
+            graph("Behind by", "s", "Age of the oldest event that the worker has in hand, and of the oldest mail.",
+                  ("max(notifications_lag_seconds)", "event"), ("max(notification_mails_oldest_seconds)", "mail")),
+            graph("Put aside", "short", "Events that nobody understands, since the workers started.",
+                  ("sum by (reason) (notifications_parked_total)", "{{reason}}")),
+            graph("Webhook tries by outcome", "eps", "Tries at telling endpoints; `ended` is the last of a message.",
+                  ("sum by (outcome) (rate(webhook_deliveries_total[$__rate_interval]))", "{{outcome}}")),
+            graph("Webhook time", "s", "Half of the tries, and 99 of 100, take no longer.",
+                  ("histogram_quantile(0.5, "
+                   "sum by (le) (rate(webhook_delivery_seconds_bucket[$__rate_interval])))", "p50"),
+                  ("histogram_quantile(0.99, "
+                   "sum by (le) (rate(webhook_delivery_seconds_bucket[$__rate_interval])))", "p99")),
+            graph("Webhooks waiting", "short", "Messages not delivered yet, and endpoints disabled since the start.",
+                  ("max(webhook_deliveries_waiting)", "messages"),
+                  ("sum(webhook_endpoints_disabled_total)", "endpoints disabled")),
         ),
     ),
     Section(

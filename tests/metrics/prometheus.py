@@ -1,4 +1,4 @@
-"""A real Prometheus with our rules, which scrapes one engine four times a second."""
+"""A real Prometheus with our rules, which scrapes one engine, and its notification worker, four times a second."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def executable() -> str:
 
 
 @contextlib.asynccontextmanager
-async def prometheus(folder: Path, scraped_port: int) -> AsyncIterator[Prometheus]:
-    """Start it, with the alert rules as they are stored."""
+async def prometheus(folder: Path, **ports: int) -> AsyncIterator[Prometheus]:
+    """Start it, with the alert rules as they are stored. `ports`: what each job scrapes."""
     program = executable()
     shutil.copy(ROOT / "metrics/alerts.yml", folder)
     every = {"scrape_interval": f"{SCRAPE_S * 1000:.0f}ms", "scrape_timeout": f"{SCRAPE_S * 1000:.0f}ms"}
@@ -90,7 +90,7 @@ async def prometheus(folder: Path, scraped_port: int) -> AsyncIterator[Prometheu
         "global": {**every, "evaluation_interval": "1s"},
         "rule_files": ["alerts.yml"],
         "scrape_configs": [
-            {"job_name": "payments", "static_configs": [{"targets": [f"127.0.0.1:{scraped_port}"]}]},
+            {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]} for job, port in ports.items()
         ],
     }
     path = folder / "prometheus.yml"

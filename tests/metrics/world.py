@@ -1,4 +1,5 @@
-"""A busy engine: every surface open, Kafka behind it, customers before it, and trouble with some counterparties."""
+"""A busy engine: every surface open, Kafka behind it, customers before it, and trouble with some counterparties.
+Beside it the notification worker, and receivers of webhooks."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+from aiohttp import web
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -23,7 +25,9 @@ from simulators.server import serve
 from tests.faults.world import Engine, eventually
 from tests.kafka_support import RealBroker
 from tests.metrics.prometheus import Prometheus, prometheus
+from tests.notify.process import NotifyProcess
 from tests.support import (
+    CARD_KEYS,
     ROOT,
     USER,
     EngineProcess,
@@ -39,6 +43,19 @@ from tests.support import (
 SECONDS = 3
 
 
+class Hooks:
+    """Receivers of webhooks: one that takes everything, and one that is gone."""
+
+    def app(self) -> web.Application:
+        """What is served."""
+        application = web.Application()
+        application.router.add_post("/{status}", self._answer)
+        return application
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        return web.Response(status=int(request.match_info["status"]))
+
+
 class Busy(NamedTuple):
     """What has happened, and who has watched."""
 
@@ -46,6 +63,8 @@ class Busy(NamedTuple):
     redis: RedisServer
     prometheus: Prometheus
     load: subprocess.CompletedProcess[str]
+    notify: str
+    endpoint: str
 
 
 def _settings(daraja: str, gateway: str, broker: RealBroker) -> dict[str, str]:
@@ -66,6 +85,8 @@ def _settings(daraja: str, gateway: str, broker: RealBroker) -> dict[str, str]:
         f"MPESA__PACKAGES__{PACKAGE}__CLIENT": CLIENT, f"MPESA__PACKAGES__{PACKAGE}__NAME": "Plan",
         f"MPESA__PACKAGES__{PACKAGE}__PRICE": "1500",
         "LIMITS__ORDERS__REQUESTS": "5",
+        "WEBHOOKS__ENABLED": "true", "WEBHOOKS__ALLOW_HTTP": "true", "WEBHOOKS__ALLOW_PRIVATE": "true",
+        "NOTIFY__GROUP": f"notify-{mark}", "NOTIFY__TOPICS": f'["others-{mark}"]',
         "USERS__CACHE_S": "0", "USERS__GUARD__FAILURES_TO_OPEN": "3",
         "ACQUIRER__GUARD__FAILURES_TO_OPEN": "100000", "ACQUIRER__GUARD__WINDOW_CALLS_MIN": "100000",
     }  # fmt: skip
@@ -79,34 +100,67 @@ async def busy_engine(broker: RealBroker) -> AsyncIterator[Busy]:
         simulators() as sims,
         serve(DarajaSim(None)) as daraja,
         serve(InternalGatewaySim(None)) as gateway,
+        serve(Hooks()) as hooks,
         contextlib.AsyncExitStack() as stack,
     ):
         folder = stack.enter_context(temporary_folder())
         redis = RedisServer(folder)
         settings = _settings(daraja, gateway, broker)
         engine = Engine(redis.url, sims, folder, **settings)
+        worker = NotifyProcess(redis, folder, PAYMENTS__CARDS__KEYS=CARD_KEYS, **settings)
         # First of all: it takes five seconds to begin with its scrapes.
-        watching = await stack.enter_async_context(prometheus(folder, engine.port))
+        watching = await stack.enter_async_context(prometheus(folder, payments=engine.port, notify=worker.port))
         redis.start()
         stack.callback(redis.stop)
         await _make_topics(broker, settings)
         stack.push_async_callback(engine.close)
         await sims.user()
         await EngineProcess.start(engine)
-        await eventually(lambda: _positive(watching, "up"))
+        await stack.enter_async_context(worker)
+        await worker.start()
+        endpoint = await _listen(engine, hooks)
+        await eventually(lambda: _positive(watching, "min(up)"))
         load = await asyncio.to_thread(_load, engine, sims)
         await _refund_by_message(engine, broker)
+        await _tell_nonsense(engine, worker, broker)
         await _give_back(engine, sims, watching)
         await _hold_up(engine, sims, broker, watching)
         await _lose_an_outcome(engine, sims)
         await _ask_too_often(engine, watching)
         await _open_a_breaker(engine, sims, watching)
         await eventually(lambda: _positive(watching, "sum(unknown_attempts)"))
-        yield Busy(engine, redis, watching, load)
+        yield Busy(engine, redis, watching, load, worker.base, endpoint)
+
+
+async def _listen(engine: Engine, hooks: str) -> str:
+    """Two endpoints of a service, which is told of everybody's payments; the id of one."""
+    headers = {"Authorization": f"Bearer {service_token()}"}
+    for status in (204, 410):
+        body = {"url": f"{hooks}/{status}"}
+        path = f"{engine.base}/api/webhook-endpoints"
+        async with engine._sims.session.post(path, json=body, headers=headers) as response:
+            assert response.status == 201, await response.text()
+            made = await response.json()
+    return str(made["id"])
+
+
+async def _tell_nonsense(engine: Engine, worker: NotifyProcess, broker: RealBroker) -> None:
+    """An event that nobody understands, when the others have been told."""
+    (topic,) = json.loads(engine.environment["PAYMENTS__NOTIFY__TOPICS"])
+    producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, b"no event at all")
+    finally:
+        await producer.stop()
+    await eventually(lambda: worker.metric("notifications_parked_total"))
+    await eventually(lambda: worker.metric("webhook_deliveries_total", outcome="delivered"))
+    await eventually(lambda: worker.metric("webhook_endpoints_disabled_total"))
 
 
 async def _make_topics(broker: RealBroker, settings: dict[str, str]) -> None:
     names = [settings[f"PAYMENTS__VAULT__{which}_REFUNDED_TOPIC"] for which in ("ORDER", "PRODUCT")]
+    names += json.loads(settings["PAYMENTS__NOTIFY__TOPICS"])
     admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     await admin.start()
     try:

@@ -25,10 +25,11 @@ class NotifyProcess:
 
     def __init__(self, server: RedisServer, folder: Path, **settings: str) -> None:
         self.log = folder / "notify.log"
-        self.base = f"http://127.0.0.1:{(port := free_port())}"
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
         self.environment = {
             "PAYMENTS__REDIS__URL": server.url,
-            "PAYMENTS__NOTIFY__PORT": str(port),
+            "PAYMENTS__NOTIFY__PORT": str(self.port),
             "PAYMENTS__EVENTS__FILE": str(folder / "events.jsonl"),
             **settings,
         }
