@@ -14,14 +14,15 @@ from tests.simulation.process import Parts
 from tests.simulation.simulation import SOMETIMES, Report, simulate
 
 _SEEDS_MIN: Final = 60
-_BUDGET_S: Final = 20.0
+_SEEDS_MAX: Final = 10 * _SEEDS_MIN
 _SEEDS_TO_FIND_A_BUG: Final = 80
 
 
 def test_no_seed_breaks_an_invariant_and_every_trouble_was_met(capsys: pytest.CaptureFixture[str]) -> None:
     """The seeds are fixed, so that a change that breaks one is to blame; `make simulate` tries others."""
     began, fired, payments, seed = time.monotonic(), Counter[str](), 0, 0
-    while seed < _SEEDS_MIN or (seed < 10 * _SEEDS_MIN and time.monotonic() - began < _BUDGET_S):
+    # As many as it takes, and as many on every machine: some troubles come once in a hundred days.
+    while seed < _SEEDS_MIN or (seed < _SEEDS_MAX and not all(fired[what] for what in SOMETIMES)):
         report = simulate(seed)
         assert not report.violations, _story(report)
         fired += report.fired
