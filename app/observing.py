@@ -1,4 +1,4 @@
-"""Counts what became of attempts, payments and refunds."""
+"""Counts and tells what became of attempts, payments and refunds."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ from app.activity import Activity
 from app.sampling import SuccessRate
 from engine.facts import AttemptState, Kind, Refund, RefundState
 from engine.payment import Payment
+from engine.waking import Changed
 from handlers.console.snapshot import OUTCOMES
 from metrics.instruments import Instruments
 
 
 class PaymentObserver:
-    """Told by the engine, it tells Prometheus, and the console where there is one."""
+    """Told by the engine, it tells Prometheus, who waits, and the console where there is one."""
 
-    def __init__(self, instruments: Instruments, success_rate: SuccessRate, activity: Activity | None = None) -> None:
+    def __init__(
+        self,
+        instruments: Instruments,
+        success_rate: SuccessRate,
+        changed: Changed,
+        activity: Activity | None = None,
+    ) -> None:
         self._instruments = instruments
+        self._changed = changed
         self._success_rate = success_rate
         self._activity = activity
 
     def attempt(self, payment: Payment, outcome: str) -> None:
         """An attempt has an outcome, or certainly none yet."""
+        self._changed.tell(payment)
         attempt = payment.attempts[-1]
         self._instruments.attempts.labels(attempt.acquirer, attempt.kind.value, outcome).inc()
         if self._activity is not None:

@@ -109,7 +109,9 @@ def _core(parts: Parts, auth: Authenticator) -> CoreApi:
     stored_cards = VaultMethod(parts.stored_cards, now_ms) if settings.vault.enabled else None
     accepting = _accepting(parts, OrderChecks(users, orders).check, surface=CoreApi.name, stored_cards=stored_cards)
     changing = Changing(parts.payments, parts.fingerprints, parts.ids.mint_refund, now_ms, parts.admit)
-    waiting = OutcomeWaiting(accepting, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max)
+    waiting = OutcomeWaiting(
+        accepting, parts.changed, wait_max_s=settings.core.wait_max_s, waiters_max=settings.core.waiters_max
+    )
     changes = CoreChanges(changing, waiting, auth)
     phones = parts.phones is not None
     more = [*CoreBreakers(parts.circuits, auth).routes(), *_stripe_hook(parts), *webhook_routes(parts, auth)]
@@ -185,7 +187,7 @@ def _gateway(parts: Parts, auth: Authenticator) -> GatewayApi:
         changing,
         parts.payments,
         auth,
-        OutcomeWaiting(accepting, wait_max_s=0, waiters_max=settings.waiters_max),
+        OutcomeWaiting(accepting, parts.changed, wait_max_s=0, waiters_max=settings.waiters_max),
         hold_s=settings.hold_s,
         process_wait_s=settings.process_wait_s,
     )
@@ -211,7 +213,7 @@ def _mpesa(parts: Parts, auth: Authenticator) -> MpesaApi:
             sources=settings.callback_sources,
             waiting_max=settings.callbacks_waiting_max,
         ),
-        OutcomeWaiting(accepting, wait_max_s=0, waiters_max=settings.waiters_max),
+        OutcomeWaiting(accepting, parts.changed, wait_max_s=0, waiters_max=settings.waiters_max),
         initiate_wait_s=settings.initiate_wait_s,
     )
 

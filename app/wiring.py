@@ -65,6 +65,7 @@ from engine.vault_card import ACQUIRER as VAULT
 from engine.vault_card import CardMarks
 from engine.vault_cards import VaultCards
 from engine.vault_refunds import VaultRefunds
+from engine.waking import Changed
 from engine.worker import Processor, Worker
 from handlers.console.surface import ERRORS as CONSOLE_ERRORS
 from handlers.core_types import CARD_METHODS
@@ -149,7 +150,8 @@ class Parts:
         self.readiness = ReadinessBoard(("store", "process"))
         self.success_rate = SuccessRate()
         activity = Activity() if settings.ops.console else None
-        self.observer = PaymentObserver(self.instruments, self.success_rate, activity)
+        self.changed = Changed()
+        self.observer = PaymentObserver(self.instruments, self.success_rate, self.changed, activity)
         self.guards = Guards(self.instruments)
         self.limiting = Limiting(settings, client, self.instruments)
         redis = settings.redis
@@ -163,6 +165,7 @@ class Parts:
         )
         self.circuits = Circuits(self.guards, RedisCircuits(self.batcher), now_ms, configured=counterparties(settings))
         self.check = check
+        self._job_made = asyncio.Event()
         made = RedisPayments if self.tracer is None else partial(TracedPayments, self.tracer)
         self.payments: RedisPayments = made(
             self.batcher,
@@ -170,6 +173,7 @@ class Parts:
             jobs_max=redis.jobs_max,
             outbox_max=redis.outbox_max,
             cvv_ttl_s=settings.cards.cvv_ttl_s,
+            job_made=self._job_made,
         )
         self.vault = RedisVault(self.batcher, self.keys, outbox_max=redis.outbox_max)
         self.turns = Turns()
@@ -272,7 +276,9 @@ class Parts:
         processor: Processor = self.charging(self._acquirers())
         if self.tracer:
             processor = TracedProcessor(processor, self.payments, self.tracer)
-        return Worker(self.jobs, processor, concurrency=worker.concurrency, claim_idle_s=worker.claim_idle_s)
+        return Worker(
+            self.jobs, processor, self._job_made, concurrency=worker.concurrency, claim_idle_s=worker.claim_idle_s
+        )
 
     def _acquirers(self) -> Acquirers:
         first, fallbacks = self.settings.acquirer, self.settings.fallbacks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 import structlog
@@ -26,12 +27,17 @@ class Processor(Protocol):
 
 
 class Worker:
-    """Reads, claims and processes jobs until `stop()`; then finishes what it has begun."""
+    """Reads, claims and processes jobs until `stop()`; then finishes what it has begun.
+
+    `made` is set by whoever makes a job in this process: an idle worker then reads at once. Jobs of other processes are
+    seen with the next look.
+    """
 
     def __init__(
         self,
         jobs: Jobs,
         processor: Processor,
+        made: asyncio.Event,
         *,
         concurrency: int,
         claim_idle_s: float,
@@ -41,6 +47,7 @@ class Worker:
     ) -> None:
         self._jobs = jobs
         self._processor = processor
+        self._made = made
         self._concurrency = concurrency
         self._claim_idle_ms = int(claim_idle_s * 1000)
         self._poll_s = poll_s
@@ -108,7 +115,17 @@ class Worker:
             for job in jobs:
                 await self._channel.put(job)
             pause_s = self._poll_s if jobs or not free else min(pause_s * 1.5, self._poll_idle_max_s)
+            await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        if not self.idle:
+            # Under load jobs are better read together.
             await asyncio.sleep(pause_s)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._made.wait()
+        self._made.clear()
 
     async def _claim_for_ever(self) -> None:
         while True:

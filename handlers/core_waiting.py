@@ -12,10 +12,11 @@ from aiohttp import web
 from engine.accepting import Accepting, Caller
 from engine.errors import TryLater
 from engine.payment import Payment
+from engine.waking import Changed
 
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,4})(?:$|[,;\s])", re.IGNORECASE)
-_POLL_FIRST_S: Final = 0.01
-_POLL_MAX_S: Final = 0.2
+_LOOK_FIRST_S: Final = 0.02
+_LOOK_MAX_S: Final = 0.2
 
 
 class Waited(NamedTuple):
@@ -26,10 +27,23 @@ class Waited(NamedTuple):
 
 
 class OutcomeWaiting:
-    """Looks at a payment until it is as wanted. At most `waiters_max` at once; beyond it nobody waits."""
+    """Looks at a payment until it is as wanted. At most `waiters_max` at once; beyond it nobody waits.
 
-    def __init__(self, accepting: Accepting, *, wait_max_s: int, waiters_max: int) -> None:
+    It is told at once of what this process changes; what another has changed is seen with the next look.
+    """
+
+    def __init__(
+        self,
+        accepting: Accepting,
+        changed: Changed,
+        *,
+        wait_max_s: int,
+        waiters_max: int,
+        look_first_s: float = _LOOK_FIRST_S,
+    ) -> None:
         self._accepting = accepting
+        self._changed = changed
+        self._look_first_s = look_first_s
         self._wait_max_s = wait_max_s
         self._places = waiters_max
 
@@ -58,10 +72,13 @@ class OutcomeWaiting:
 
     async def _look(self, done: Callable[[Payment], bool], payment: Payment, caller: Caller, seconds: float) -> Payment:
         loop = asyncio.get_running_loop()
-        until, pause_s = loop.time() + seconds, _POLL_FIRST_S
-        while not done(payment) and loop.time() < until:
-            await asyncio.sleep(min(pause_s, max(0.0, until - loop.time())))
-            pause_s = min(pause_s * 1.5, _POLL_MAX_S)
+        until, pause_s = loop.time() + seconds, self._look_first_s
+        while not done(payment) and (left_s := until - loop.time()) > 0:
+            told = await self._changed.next(payment.id, within_s=min(pause_s, left_s))
+            if told is not None:
+                payment = told
+                continue
+            pause_s = min(pause_s * 1.5, _LOOK_MAX_S)
             try:
                 payment = await self._accepting.find(payment.id, caller)
             except TryLater:

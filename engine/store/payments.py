@@ -32,7 +32,7 @@ class RedisPayments:
 
     A step that Redis did not confirm is repeated: every step carries what it is about and compares before it sets, so
     the second execution of a step that had run finds its own trace. Still no answer: `StoreUnavailable`, and the
-    caller must not assume either way.
+    caller must not assume either way. `job_made` is set after each step that brought a job.
     """
 
     def __init__(
@@ -44,12 +44,14 @@ class RedisPayments:
         outbox_max: int,
         cvv_ttl_s: int,
         sleep: Callable[[float], Any] = asyncio.sleep,
+        job_made: asyncio.Event | None = None,
     ) -> None:
         self._keys = keys
         self._jobs_max = max(1, jobs_max // len(keys.shards))
         self._outbox_max = max(1, outbox_max // len(keys.shards))
         self._cvv_ttl_ms = cvv_ttl_s * 1000
         self._batcher = batcher
+        self._job_made = job_made or asyncio.Event()
         repeating = Repeating(batcher, sleep)
         self._run = repeating.step
         self._read = repeating.command
@@ -104,6 +106,7 @@ class RedisPayments:
             case Refusal() as refusal:
                 raise _full(bounds[refusal.check - 2])
             case _:
+                self._job_made.set()
                 return payment
 
     async def holder_of(self, order_key: str) -> PaymentId | None:
@@ -201,6 +204,7 @@ class RedisPayments:
             case Refusal() as refusal:
                 raise _full(bounds[refusal.check - 1])
             case _:
+                self._job_made.set()
                 return None
 
     async def end_job(self, job: Job) -> None:

@@ -11,6 +11,7 @@ from app.sampling import SuccessRate
 from engine.facts import Failure, Refund, RefundState
 from engine.money import Money
 from engine.payment import Payment
+from engine.waking import Changed
 from metrics.instruments import Instruments
 from tests.engine.charging_world import Say, Script, World
 from tests.engine.making import a_payment
@@ -47,7 +48,7 @@ def _recorded(**changes: object) -> Payment:
 
 
 def test_what_was_captured_counts_and_of_what_failed_the_amount(instruments: Instruments) -> None:
-    observer = PaymentObserver(instruments, SuccessRate())
+    observer = PaymentObserver(instruments, SuccessRate(), Changed())
     observer.recorded(_recorded(captured_minor=1200))
     observer.recorded(_recorded(failure=Failure("X", "x", "reason")))
     assert money(instruments) == {("payment", "completed", "JPY"): 1200, ("payment", "failed", "JPY"): 1500}
@@ -55,6 +56,6 @@ def test_what_was_captured_counts_and_of_what_failed_the_amount(instruments: Ins
 
 def test_a_refund_counts_its_own_money(instruments: Instruments) -> None:
     refund = Refund("r-1", 300, "reason", RefundState.COMPLETED, 1)
-    PaymentObserver(instruments, SuccessRate()).recorded(_recorded(captured_minor=1500, refunds=(refund,)))
+    PaymentObserver(instruments, SuccessRate(), Changed()).recorded(_recorded(captured_minor=1500, refunds=(refund,)))
     assert money(instruments) == {("refund", "completed", "JPY"): 300}
     assert instruments.registry.get_sample_value("refunds_processed_total", {"status": "completed"}) == 1

@@ -22,6 +22,7 @@ from engine.ledger import Transaction
 from engine.money import Money
 from engine.payment import Payment, attempt_id
 from engine.settling import Approved, Declined
+from engine.waking import Changed
 from metrics.instruments import Instruments
 from tests.engine.making import PAYMENT_ID, FakeClock, a_card, a_payment, a_sealer
 from tests.engine.stepping import Crash, Pause, Run, drive
@@ -252,7 +253,7 @@ class World:
         self.bank = Bank(self.store, *script.charges, questions=script.questions)
         rate = Outcomes()
         self.outcomes = rate.seen
-        self._observer = PaymentObserver(instruments, rate)
+        self._observer = PaymentObserver(instruments, rate, Changed())
         self._tokens = 0
         payment = a_payment()
         job = self.store.add(payment, a_sealer().seal(payment.id, a_card()))

@@ -15,6 +15,7 @@ from engine.charging import Acquirers, Charging
 from engine.facts import Attempt, AttemptState, Kind, Status
 from engine.payment import Payment
 from engine.settling import Approved, Declined
+from engine.waking import Changed
 from tests.engine.charging_world import INSTRUMENTS, LEASE_S, RECHECK_AFTER_S, Bank, MemoryStore, Say, crash_at
 from tests.engine.making import PAYMENT_ID, FakeClock, a_card, a_payment, a_sealer
 from tests.engine.stepping import Run
@@ -45,7 +46,7 @@ class Two:
         banks = {bank.name: bank for bank in (self.north, self.south)}
         charging = Charging(
             self.store, Acquirers(banks, {"credit_card": list(banks)}), a_sealer(),
-            PaymentObserver(INSTRUMENTS, SuccessRate()), self.clock,
+            PaymentObserver(INSTRUMENTS, SuccessRate(), Changed()), self.clock,
             lease_s=LEASE_S, recheck_after_s=RECHECK_AFTER_S, new_token=self._token,
         )  # fmt: skip
         return Run(charging.process(job))

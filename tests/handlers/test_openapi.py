@@ -33,6 +33,7 @@ from engine.facts import Failure, Method, Refund, RefundState, Status
 from engine.ids import PaymentId, is_payment_id
 from engine.money import Money
 from engine.payment import Payment
+from engine.waking import Changed
 from handlers import mpesa_api, orders_api, vault_api
 from handlers.auth import Authenticator, AuthSettings
 from handlers.core_api import ERRORS, CoreApi
@@ -185,7 +186,7 @@ def core_api(fake: FakeEngine | None = None, *, mode: str = "none") -> CoreApi:
     fake = fake or FakeEngine()
     settings = msgspec.convert({"mode": mode, "secret": SECRET}, AuthSettings)
     auth = Authenticator(settings)
-    waiting = OutcomeWaiting(cast(Accepting, fake), wait_max_s=1, waiters_max=10)
+    waiting = OutcomeWaiting(cast(Accepting, fake), Changed(), wait_max_s=1, waiters_max=10)
     changes = CoreChanges(cast(Changing, fake), waiting, auth)
     return CoreApi(cast(Accepting, fake), fake, FakeBreakers(), auth, waiting, changes)
 

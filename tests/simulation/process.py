@@ -119,8 +119,9 @@ class Process:
         self._links: tuple[StoreLink | AcquirerLink | PublisherLink, ...] = (link, *acquirers, publisher)
         self._calls: dict[asyncio.Task[Any], asyncio.Future[Any]] = {}
         batcher = parts.batcher(link, redis)
+        made = asyncio.Event()
         payments = parts.payments(
-            batcher, keys, jobs_max=_JOBS_MAX, outbox_max=_JOBS_MAX, cvv_ttl_s=900, sleep=asyncio.sleep
+            batcher, keys, jobs_max=_JOBS_MAX, outbox_max=_JOBS_MAX, cvv_ttl_s=900, sleep=asyncio.sleep, job_made=made
         )
         self._jobs = RedisJobs(batcher, keys, _instruments(), consumer=name, one_by_one=chance.random() < 0.5)
         sealer = AesGcmSealer({"t1": b"k" * 32})
@@ -135,7 +136,7 @@ class Process:
             new_token=lambda: chance.randbytes(6).hex(),
         )
         self._worker = Worker(
-            self._jobs, charging, concurrency=6, claim_idle_s=_CLAIM_IDLE_S, poll_s=0.05, poll_idle_max_s=1.0
+            self._jobs, charging, made, concurrency=6, claim_idle_s=_CLAIM_IDLE_S, poll_s=0.05, poll_idle_max_s=1.0
         )
         outbox = parts.outbox(batcher, keys, topics={"core": "payments"}, one_by_one=False)
         self._relay = parts.relay(

@@ -85,7 +85,7 @@ async def _briefly(_job: Job) -> None:
 
 def _worker(jobs: FakeJobs, processor: FakeProcessor, *, concurrency: int = CONCURRENCY) -> Worker:
     return Worker(
-        jobs, processor,
+        jobs, processor, asyncio.Event(),
         concurrency=concurrency, claim_idle_s=30.0, poll_s=0.001, poll_idle_max_s=0.005, claim_every_s=0.01,
     )  # fmt: skip
 
@@ -286,7 +286,9 @@ async def test_two_workers_on_one_store_work_on_every_job_once(places: Places) -
 
         await one.jobs("a").open()
         workers = [
-            Worker(store.jobs(name), Ending(), concurrency=CONCURRENCY, claim_idle_s=30.0, poll_s=0.002)
+            Worker(
+                store.jobs(name), Ending(), asyncio.Event(), concurrency=CONCURRENCY, claim_idle_s=30.0, poll_s=0.002
+            )
             for store, name in ((one, "a"), (other, "b"))
         ]
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
