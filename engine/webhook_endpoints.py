@@ -255,6 +255,8 @@ def disabled(endpoint: Endpoint, reason: Disabled, now_ms: int) -> Endpoint:
 
 
 def _enabled(endpoint: Endpoint) -> Endpoint:
+    if not endpoint.disabled:
+        return endpoint
     return msgspec.structs.replace(endpoint, disabled="", disabled_ms=0, failing_since_ms=0)
 
 

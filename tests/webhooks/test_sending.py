@@ -380,6 +380,19 @@ async def test_whoever_looks_next_tells_of_it_when_the_first_died_before(
     assert [got.path for got in receiver.got] == ["/bad", "/good"]
 
 
+async def test_enabling_an_endpoint_that_fails_and_is_enabled_gives_it_no_more_time(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    endpoint_id, _ = await hooks.made(receiver.url)
+    receiver.answer = lambda _: failing()
+    await hooks.told(notice(1))
+    await hooks.sent()
+    since_ms = (await hooks.endpoints.find(endpoint_id, ADA)).failing_since_ms
+    assert since_ms > 0
+    clock.move(60)
+    assert (await hooks.endpoints.enable(endpoint_id, ADA)).failing_since_ms == since_ms
+
+
 async def test_one_success_in_between_begins_the_three_days_anew(
     hooks: Hooks, receiver: Receiver, clock: Clock
 ) -> None:
