@@ -76,7 +76,8 @@ class OutcomeWaiting:
         while not done(payment) and (left_s := until - loop.time()) > 0:
             told = await self._changed.next(payment.id, within_s=min(pause_s, left_s))
             if told is not None:
-                payment = told
+                # What is told may be older than what was read: two connections to the store answer in any order.
+                payment = max(payment, told, key=lambda each: each.version)
                 continue
             pause_s = min(pause_s * 1.5, _LOOK_MAX_S)
             try:

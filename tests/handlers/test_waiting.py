@@ -87,6 +87,15 @@ async def test_when_the_time_is_over_the_payment_is_as_last_seen() -> None:
     assert (await wait(store, changed, nothing, seconds=0.05, look_first_s=0.01)).version == 2
 
 
+async def test_an_older_version_told_late_ends_no_wait() -> None:
+    changed = Changed()
+    waiting = OutcomeWaiting(cast(Accepting, Store(version(2))), changed, wait_max_s=60, waiters_max=1)
+    ended = asyncio.create_task(waiting.at_most(0.05, lambda seen: seen.version != 2, version(2), CALLER))
+    await asyncio.sleep(0)
+    changed.tell(version(1))
+    assert (await ended).version == 2
+
+
 async def test_other_payments_wake_nobody() -> None:
     store, changed = Store(version(1)), Changed()
 
