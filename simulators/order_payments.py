@@ -41,7 +41,8 @@ def heard(message: Message, find: Callable[[str], Order | None], at: str) -> Hea
                 return Heard("failed")
             case _:
                 return Heard("ignored")
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError):
+        # ArithmeticError: an amount of "NaN" is a Decimal, and compares with nothing.
         return Heard("malformed")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import jwt
@@ -10,7 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from simulators.wire import Refusal
 
-_SERVICES: Final = ("service", "admin")
+_SERVICES: Final = {"service", "admin"}
 
 
 def require_tokens(secret: str) -> Middleware:
@@ -20,11 +21,17 @@ def require_tokens(secret: str) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/api/") and (request.method, request.path) != ("POST", "/api/users"):
             claims = _claims(request, secret)
-            if claims.get("role") not in _SERVICES and claims.get("sub") != request.match_info.get("id"):
+            if not _roles(claims) & _SERVICES and claims.get("sub") != request.match_info.get("id"):
                 raise Refusal(403, "FORBIDDEN", "this token is another user's")
         return await handler(request)
 
     return middleware
+
+
+def _roles(claims: Mapping[str, object]) -> set[str]:
+    """The claim `roles`, else `role`, a string or a list, as the engine reads them."""
+    roles = claims.get("roles", claims.get("role"))
+    return {role for role in (roles if isinstance(roles, list) else [roles]) if isinstance(role, str)}
 
 
 def _claims(request: web.Request, secret: str) -> dict[str, object]:
@@ -35,7 +42,7 @@ def _claims(request: web.Request, secret: str) -> dict[str, object]:
         claims: dict[str, object] = jwt.decode(
             token, secret, algorithms=["HS256"], options={"require": ["exp", "sub"], "verify_aud": False}
         )
-    except jwt.InvalidTokenError:
+    except (jwt.InvalidTokenError, ValueError):  # ValueError: a header that is no UTF-8
         raise _unauthorized() from None
     return claims
 

@@ -52,7 +52,7 @@ async def decode(request: web.Request, decoder: msgspec.json.Decoder[T], *, inva
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise Refusal(invalid_status, "INVALID_REQUEST", str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(400, "NOT_JSON", "the body is not JSON") from error
 
 

@@ -73,6 +73,8 @@ async def test_a_failed_payment_leaves_its_order_payable_and_one_that_comes_late
         (completed("order-1", payment_id="../pay"), "malformed"),
         (completed("order-1", data={"amount": "much"}), "malformed"),
         (completed("order-1", data={"amount": None}), "malformed"),
+        (completed("order-1", data={"amount": "NaN"}), "malformed"),
+        (completed("order-1", data={"amount": "sNaN"}), "malformed"),
         (completed(["order-1"]), "malformed"),
         (message(b"\xff"), "malformed"),
         (message(b""), "malformed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+import jwt
 import pytest
 
 from simulators.server import serve
@@ -262,6 +264,28 @@ async def guarded() -> AsyncIterator[str]:
         yield url
 
 
+def with_roles(roles: object) -> str:
+    """A service's token that says so in `roles`."""
+    return jwt.encode({"sub": "shop", "exp": time.time() + 60, "roles": roles}, SECRET, algorithm="HS256")
+
+
+async def test_a_token_that_is_no_utf8_is_none(guarded: str) -> None:
+    port = int(guarded.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"GET /api/users/user-1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\r\nConnection: close\r\n\r\n"
+    )
+    assert (await reader.readline()).split()[1] == b"401"
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_body_that_is_nested_too_deeply_is_no_json_to_us(http: aiohttp.ClientSession, guarded: str) -> None:
+    body = b'{"zz": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
+    async with http.post(f"{guarded}/api/users", data=body, headers={"Content-Type": "application/json"}) as answer:
+        assert answer.status == 400
+
+
 async def create_one(base: str) -> None:
     """Anybody may become a user."""
     async with aiohttp.ClientSession() as session:
@@ -279,6 +303,10 @@ async def create_one(base: str) -> None:
         (f"Bearer {token('user-2')}", 403),
         (f"Bearer {token('user-1')}", 200),
         (f"Bearer {token('shop', role='service')}", 200),
+        (f"Bearer {with_roles(['service'])}", 200),
+        (f"Bearer {with_roles('admin')}", 200),
+        (f"Bearer {with_roles(['user'])}", 403),
+        (f"Bearer {with_roles({'service': 1})}", 403),
     ],
 )
 @pytest.mark.parametrize("path", ["", "/events"])
