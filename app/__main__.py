@@ -377,15 +377,19 @@ def _settling(command: Command) -> None:
 def _mpesa_commands(command: Command, mpesa: argparse.ArgumentParser) -> None:
     actions = mpesa.add_subparsers(required=True, metavar="ACTION")
     command("list", _mpesa("listed"), "clients and packages that were added, a JSON line each", actions)
-    client = command("add-client", _mpesa("add_client"), "add a client; prints its id", actions)
-    package = command("add-package", _mpesa("add_package"), "add a package of a client; prints its id", actions)
+    clients, packages = (
+        actions.add_parser(what, help=told).add_subparsers(required=True, metavar="ACTION")
+        for what, told in (("client", "add, disable or enable a client"), ("package", "add a package"))
+    )
+    client = command("add", _mpesa("add_client"), "add a client; prints its id", clients)
+    package = command("add", _mpesa("add_package"), "add a package of a client; prints its id", packages)
     package.add_argument("--client", required=True, metavar="ID", help="the client's id")
     package.add_argument("--price", required=True, type=int, metavar="SHILLINGS", help="whole shillings")
     for adding in (client, package):
         adding.add_argument("--name", required=True)
         adding.add_argument("--id", help="a UUID (default: a new one)")
     for verb in ("disable", "enable"):
-        switching = command(f"{verb}-client", _mpesa(f"{verb}_client"), f"{verb} a client that was added", actions)
+        switching = command(verb, _mpesa(f"{verb}_client"), f"{verb} a client that was added", clients)
         switching.add_argument("id", metavar="ID")
 
 

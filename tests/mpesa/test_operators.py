@@ -21,9 +21,9 @@ async def _run(mpesa: Mpesa, *arguments: str, **environment: str) -> subprocess.
 
 
 async def test_a_client_and_its_package_are_added_used_disabled_and_enabled(mpesa: Mpesa) -> None:
-    added = await _run(mpesa, "mpesa", "add-client", "--name", "A school", "--id", NEW.upper())
+    added = await _run(mpesa, "mpesa", "client", "add", "--name", "A school", "--id", NEW.upper())
     assert (added.returncode, json.loads(added.stdout)) == (0, {"client": NEW})
-    made = await _run(mpesa, "mpesa", "add-package", "--client", NEW, "--name", "A term", "--price", "250")
+    made = await _run(mpesa, "mpesa", "package", "add", "--client", NEW, "--name", "A term", "--price", "250")
     package = json.loads(made.stdout)["package"]
     assert UUID.fullmatch(package)
     listed = [json.loads(line) for line in (await _run(mpesa, "mpesa", "list")).stdout.splitlines()]
@@ -33,24 +33,24 @@ async def test_a_client_and_its_package_are_added_used_disabled_and_enabled(mpes
     phone = mpesa.phone("7002")
     checkout = (await mpesa.initiated(phone, client_id=NEW, package_id=package))["checkout_id"]
     assert [push["amount_minor"] for push in await mpesa.pushes(phone)] == [25_000]
-    off = await _run(mpesa, "mpesa", "disable-client", NEW)
+    off = await _run(mpesa, "mpesa", "client", "disable", NEW)
     assert json.loads(off.stdout) == {"client": NEW, "active": False}
     mpesa.refused(await mpesa.initiate(phone, client_id=NEW, package_id=package), 403)
     mpesa.refused(await mpesa.status(checkout, NEW), 403)
-    assert json.loads((await _run(mpesa, "mpesa", "enable-client", NEW)).stdout)["active"]
+    assert json.loads((await _run(mpesa, "mpesa", "client", "enable", NEW)).stdout)["active"]
     assert (await mpesa.status(checkout, NEW)).json["status"] == "pending"
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("add-client", "--name", "x", "--id", CLIENT), f"there is a client {CLIENT} already"),
-        (("add-client", "--name", "x", "--id", "1"), "--id must be a UUID"),
-        (("add-package", "--client", NEW[:-1] + "f", "--name", "x", "--price", "1"), "there is no client"),
-        (("add-package", "--client", CLIENT, "--name", "x", "--price", "0"), "price must be 1 to 1000000"),
-        (("add-package", "--client", CLIENT, "--name", "x", "--price", "9", "--id", PACKAGE), "there is a package"),
-        (("disable-client", CLIENT), "a configured one is changed in the configuration"),
-        (("enable-client", NEW[:-1] + "e"), "no client"),
+        (("client", "add", "--name", "x", "--id", CLIENT), f"there is a client {CLIENT} already"),
+        (("client", "add", "--name", "x", "--id", "1"), "--id must be a UUID"),
+        (("package", "add", "--client", NEW[:-1] + "f", "--name", "x", "--price", "1"), "there is no client"),
+        (("package", "add", "--client", CLIENT, "--name", "x", "--price", "0"), "price must be 1 to 1000000"),
+        (("package", "add", "--client", CLIENT, "--name", "x", "--price", "9", "--id", PACKAGE), "there is a package"),
+        (("client", "disable", CLIENT), "a configured one is changed in the configuration"),
+        (("client", "enable", NEW[:-1] + "e"), "no client"),
     ],
 )
 async def test_what_cannot_be_is_refused_in_words(mpesa: Mpesa, arguments: tuple[str, ...], says: str) -> None:

@@ -202,7 +202,7 @@ class Mpesa:
         return [effect["amount_minor"] for effect in effects if effect["phone"] == phone]
 
     def add_clients(self, packages: Mapping[str, str]) -> None:
-        """Clients with a package of 900 shillings each, by id, as `python -m app mpesa add-client` writes them."""
+        """Clients with a package of 900 shillings each, by id, as `python -m app mpesa client add` writes them."""
         with contextlib.closing(redis.Redis(port=self.world.redis.port)) as client:
             for client_id, package_id in packages.items():
                 package = {"client": client_id, "name": "A plan", "price": 900}
