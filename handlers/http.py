@@ -117,6 +117,9 @@ async def read_body(request: web.Request, *, optional: bool = False) -> bytes:
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """The body as its type. Not JSON → 400; JSON of another shape → 422, naming the field, never quoting its value."""
     try:
+        if not body.isascii():
+            # Numbers are taken as they are written, unread, and a text that is no UTF-8 could stand in their place.
+            body.decode()
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         problem = _QUOTED_VALUE.sub("Invalid value - at ", str(error))

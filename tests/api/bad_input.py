@@ -152,6 +152,8 @@ def _bodies() -> list[Case]:
         "UTF-16": plain.decode().encode("utf-16"),
         "UTF-32": plain.decode().encode("utf-32"),
         "invalid UTF-8": plain.replace(b"USD", b"U\xffD"),
+        "invalid UTF-8 in place of the amount": as_json(good(), amount="@").replace(b"@", b'"\xff"'),
+        "invalid UTF-8 in a field that nobody knows": plain.replace(b"{", b'{"note": "\xff", ', 1),
         "cut UTF-8": plain.replace(b"USD", b"US\xc3"),
         "overlong UTF-8": plain.replace(b"USD", b"US\xc1\x84"),
         "surrogate in UTF-8": plain.replace(b"USD", b"\xed\xa0\x80"),

@@ -57,6 +57,7 @@ NOT_JSON = (
     b'{"userId": 1',
     b"{'userId': 1}",
     b"\xff\xfe",
+    b'{"userId": 1, "orderId": 1, "amount": "\xff"}',
     b'{"a": NaN}',
     b'{"a":' + b"[" * 20_000,
 )
