@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from engine.cards import Card, Instrument, SealedInstrument, Sealer, VaultCard
+from engine.cards import Card, Instrument, SealedInstrument, Sealer, VaultCard, expired
 from engine.errors import (
     AlreadyProcessed,
     KeyNotFound,
@@ -157,13 +157,13 @@ class Accepting:
         digest = self._fingerprints.key_digest(caller.subject, key)
         fingerprint = self._fingerprints.of(_values(wanted))
         record = await self._store.key(digest)
-        if record is not None and (replay := await self._replay(record, fingerprint)):
+        if record is not None and (replay := await self._replay(record, fingerprint, wanted)):
             return replay
         await self._may_be_made(wanted)
         if record is None:
             ours = KeyRecord(self._mint(wanted), fingerprint, self._clock())
             record = await self._store.claim_key(digest, ours)
-            if record != ours and (replay := await self._replay(record, fingerprint)):
+            if record != ours and (replay := await self._replay(record, fingerprint, wanted)):
                 return replay
         # From here on the key stands for this id: a crash before the next step is healed by the retry.
         return await self._create(wanted, record.payment_id)
@@ -173,7 +173,10 @@ class Accepting:
         record = await self._store.key(self._fingerprints.key_digest(caller.subject, key))
         if record is None:
             raise KeyNotFound("this key has not been used")
-        return KeyState(record.payment_id, record.created_ms, await self._store.get(record.payment_id))
+        payment = await self._store.get(record.payment_id)
+        # A key of a refund, a capture or a cancellation names a payment that was there before it.
+        asked = payment and (not record.subject or payment.was_asked_by(record.subject))
+        return KeyState(record.payment_id, record.created_ms, payment if asked else None)
 
     async def find(self, payment_id: str, caller: Caller) -> Payment:
         """The payment, if the caller may see it. Raises `PaymentNotFound` otherwise."""
@@ -182,9 +185,9 @@ class Accepting:
             raise PaymentNotFound("payment not found")
         return payment
 
-    async def _replay(self, record: KeyRecord, fingerprint: str) -> Accepted | None:
+    async def _replay(self, record: KeyRecord, fingerprint: str, wanted: AcceptPayment) -> Accepted | None:
         if field := first_difference(FIELDS, fingerprint, record.fingerprint):
-            raise KeyReused(field)
+            raise KeyReused(_as_sent(field, wanted))
         payment = await self._store.get(record.payment_id)
         return Accepted(payment, replayed=True) if payment else None
 
@@ -217,6 +220,10 @@ class Accepting:
         return Accepted(made, replayed=made.request_id != payment.request_id)
 
     async def _may_be_made(self, wanted: AcceptPayment) -> None:
+        card = wanted.instrument
+        # Not where the request is read: a repeated one is answered, also when its card has expired since.
+        if isinstance(card, Card) and expired(card.expiry_month, card.expiry_year, now_ms=self._clock()):
+            raise PaymentMethodRefused("the card has expired", field="paymentMethod.expiryYear")
         await self._check(wanted)
         if isinstance(wanted.instrument, VaultCard):
             # Before the key is claimed: a refusal leaves nothing behind, and another card may be tried with the key.
@@ -248,6 +255,17 @@ def _values(wanted: AcceptPayment) -> Sequence[str]:
             tail = ("", "", "", token.reveal())
     # Nothing for the automatic way: 0.1.0 knew no other, and its keys are still repeated.
     return (*head, wanted.method_type, *tail, *(("manual",) if wanted.manual else ()))
+
+
+def _as_sent(field: str, wanted: AcceptPayment) -> str:
+    """What the field is called in the request: several instruments share a place in the fingerprint."""
+    match field, wanted.instrument:
+        case "paymentMethod.token", VaultCard():
+            return "paymentMethod.cardId"
+        case "phone_number", PhonePrompt(package_id=""):
+            return "paymentMethod.phoneNumber"
+        case _:
+            return field
 
 
 def _payer(wanted: AcceptPayment) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import msgspec
@@ -117,15 +118,19 @@ class SealBroken(Exception):
     """A sealed instrument cannot be opened: its key is not configured, or it was tampered with."""
 
 
-def parse_expiry(month: str, year: str, *, today: tuple[int, int]) -> tuple[int, int]:
-    """Month and year of a card's end; `today` is (year, month). A card is good through its last month."""
+def parse_expiry(month: str, year: str) -> tuple[int, int]:
+    """Month and year of a card's end."""
     if not _MONTH.match(month):
         raise PaymentMethodRefused("expiryMonth must be 01 to 12", field="paymentMethod.expiryMonth")
     if not _YEAR.match(year):
         raise PaymentMethodRefused("expiryYear must have four digits", field="paymentMethod.expiryYear")
-    if (int(year), int(month)) < today:
-        raise PaymentMethodRefused("the card has expired", field="paymentMethod.expiryYear")
     return int(month), int(year)
+
+
+def expired(month: int, year: int, *, now_ms: int) -> bool:
+    """Whether a card's last month is over. It is good through that month."""
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    return (year, month) < (now.year, now.month)
 
 
 def without_numbers(text: bytes) -> bytes:

@@ -7,6 +7,7 @@ first has made. What is asked for is then done by the workers, like a charge.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from engine.accepting import Caller
@@ -80,18 +81,16 @@ class Changing:
         """
         payment = await self._mine(payment_id, caller)
         minor = None if amount is None else parse_amount(amount, payment.amount.currency).minor
-        record, replayed = await self._claim(
-            caller, key, payment, ("refund", payment.id, "" if minor is None else str(minor), reason or "")
-        )
-        refund_id = record.subject if record else self._new_refund_id()
 
-        def ask(current: Payment) -> Payment | None:
+        def ask(current: Payment, refund_id: str) -> Payment | None:
             if current.refund(refund_id) is not None:
                 return None  # an earlier try has asked already
             wanted = current.refundable_minor if minor is None else minor
             return current.ask_refund(refund_id, wanted, reason or _REASON_DEFAULT, now_ms=self._clock())
 
-        payment = await self._ask(payment, ask)
+        values = ("refund", payment.id, "" if minor is None else str(minor), reason or "")
+        refund_id, replayed = await self._claim(caller, key, payment, values, ask)
+        payment = await self._ask(payment, partial(ask, refund_id=refund_id))
         refund = payment.refund(refund_id)
         assert refund is not None, "it was written, or had been"
         return Refunded(payment, refund, replayed)
@@ -105,26 +104,24 @@ class Changing:
         minor = payment.amount.minor if amount is None else parse_amount(amount, payment.amount.currency).minor
         if minor > payment.amount.minor:
             raise AmountRefused("more than is authorized")
-        record, replayed = await self._claim(caller, key, payment, ("capture", payment.id, str(minor), ""))
-        asked_by = record.subject if record else self._new_refund_id()
 
-        def ask(current: Payment) -> Payment | None:
+        def ask(current: Payment, asked_by: str) -> Payment | None:
             # Asked already by this very request, whatever the acquirer has made of it since.
             return None if current.asked_by == asked_by else current.ask_capture(minor, asked_by)
 
-        return Asked(await self._ask(payment, ask), replayed)
+        asked_by, replayed = await self._claim(caller, key, payment, ("capture", payment.id, str(minor), ""), ask)
+        return Asked(await self._ask(payment, partial(ask, asked_by=asked_by)), replayed)
 
     async def cancel(self, payment_id: str, caller: Caller, *, reason: str | None, key: str | None) -> Asked:
         """Release an authorized payment. Raises `PaymentNotFound`, `IllegalMove`, `KeyReused`."""
         payment = await self._mine(payment_id, caller)
         reason = reason or _REASON_DEFAULT
-        record, replayed = await self._claim(caller, key, payment, ("cancel", payment.id, "", reason))
-        asked_by = record.subject if record else self._new_refund_id()
 
-        def ask(current: Payment) -> Payment | None:
+        def ask(current: Payment, asked_by: str) -> Payment | None:
             return None if current.asked_by == asked_by else current.ask_cancel(reason, asked_by)
 
-        return Asked(await self._ask(payment, ask), replayed)
+        asked_by, replayed = await self._claim(caller, key, payment, ("cancel", payment.id, "", reason), ask)
+        return Asked(await self._ask(payment, partial(ask, asked_by=asked_by)), replayed)
 
     async def charge(self, payment_id: str, caller: Caller) -> Asked:
         """Charge a payment that was held until now; one that was asked for before is the same request repeated.
@@ -158,17 +155,29 @@ class Changing:
         return payment
 
     async def _claim(
-        self, caller: Caller, key: str | None, payment: Payment, values: tuple[str, ...]
-    ) -> tuple[KeyRecord | None, bool]:
-        """The record of the key, and whether it was there before. Raises `KeyReused`."""
+        self,
+        caller: Caller,
+        key: str | None,
+        payment: Payment,
+        values: tuple[str, ...],
+        ask: Callable[[Payment, str], Payment | None],
+    ) -> tuple[str, bool]:
+        """What the request is called for ever, and whether it was here before. Raises `KeyReused`, and what `ask` does.
+
+        Asking comes before the claim: a refusal leaves nothing behind, and the key may be used for what is possible.
+        """
+        name = self._new_refund_id()
         if key is None:
-            return None, False
+            return name, False
         digest = self._fingerprints.key_digest(caller.subject, key)
-        ours = KeyRecord(payment.id, self._fingerprints.of(values), self._clock(), self._new_refund_id())
-        record = await self._store.key(digest) or await self._store.claim_key(digest, ours)
+        ours = KeyRecord(payment.id, self._fingerprints.of(values), self._clock(), name)
+        record = await self._store.key(digest)
+        if record is None:
+            ask(payment, name)
+            record = await self._store.claim_key(digest, ours)
         if field := first_difference(_FIELDS, ours.fingerprint, record.fingerprint):
             raise KeyReused(field)
-        return record, record != ours
+        return record.subject, record != ours
 
     async def _ask(self, payment: Payment, ask: Callable[[Payment], Payment | None]) -> Payment:
         self._admit()

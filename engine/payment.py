@@ -262,6 +262,10 @@ class Payment(
             raise IllegalMove(self._standing(), Status.CANCELLED, ())
         return self._next(cancelling=reason, asked_by=asked_by)
 
+    def was_asked_by(self, request: str) -> bool:
+        """Whether the request with this name, which a refund shares, has asked for a change."""
+        return request == self.asked_by or self.refund(request) is not None
+
     def ask_refund(self, refund_id: str, minor: int, reason: str, *, now_ms: int) -> Payment:
         """Reserve a refund before anything is sent, so that racing ones cannot exceed what was captured.
 

@@ -181,7 +181,9 @@ def parse_expire_date(text: str, *, today: tuple[int, int]) -> tuple[int, int]:
     else:
         raise PaymentMethodRefused("expireDate must be like 12/27, 12/2027, 1227 or 2027-12", field="expireDate")
     try:
-        return parse_expiry(month, year, today=today)
-    except PaymentMethodRefused as refused:
-        problem = "the card has expired" if "expired" in str(refused) else "expireDate names no month of a year"
-        raise PaymentMethodRefused(problem, field="expireDate") from None
+        last_month, last_year = parse_expiry(month, year)
+    except PaymentMethodRefused:
+        raise PaymentMethodRefused("expireDate names no month of a year", field="expireDate") from None
+    if (last_year, last_month) < today:
+        raise PaymentMethodRefused("the card has expired", field="expireDate")
+    return last_month, last_year

@@ -77,6 +77,7 @@ class PaymentStore(Protocol):
     async def paid(self, payment_id: PaymentId) -> tuple[Payment, Purchase] | None: ...
     async def pay(self, given: Given, card: StoredCard) -> Made: ...
     async def hide(self, payment_id: PaymentId, purchase: Purchase) -> bool: ...
+    async def checkout(self, checkout_id: str) -> PaymentId | None: ...
     async def claim_checkout(self, checkout_id: str, payment_id: PaymentId, *, instead_of: str = "") -> PaymentId:
         """Let the checkout stand for this payment if it stands for `instead_of`. Returns what it stands for then."""
         ...
@@ -123,7 +124,13 @@ class VaultPayments:
         if (total := total_of(wanted.lines)) != wanted.total.minor:
             summed = Money(total, wanted.total.currency)
             raise TotalMismatch(f"totalPrice must be the sum of the products, {summed.text}", sum=summed.text)
-        card = await self._card(wanted)
+        try:
+            card = await self._card(wanted)
+        except (CardNotFound, PaymentMethodRefused):
+            # Of a repeated request the card may be gone, or over, since.
+            if before := await self._paid_before(wanted, caller):
+                return before
+            raise
         ours = self._ids.mint(shard_of_card(card.id))
         standing = await self._store.claim_checkout(wanted.checkout_id, ours)
         async with self._turns.of(card.id):
@@ -147,6 +154,13 @@ class VaultPayments:
             if await self._store.hide(payment.id, hidden):
                 return Paid(payment, hidden)
         raise Overloaded("changes of one payment")
+
+    async def _paid_before(self, wanted: PayCheckout, caller: Caller) -> Paid | None:
+        standing = await self._store.checkout(wanted.checkout_id)
+        found = await self._store.paid(standing) if standing else None
+        if found is None or found[0].failure is not None or found[0].user_id != wanted.user_id:
+            return None
+        return _theirs(*found, wanted, caller)
 
     async def _card(self, wanted: PayCheckout) -> StoredCard:
         card = await self._store.card(wanted.card_id)

@@ -69,9 +69,9 @@ class CardMethod(msgspec.Struct, tag_field="type", rename="camel"):
     expiry_year: Annotated[str, _form("^2[0-9]{3}$", "Four digits", "2030")]
     cvv: Annotated[str, _form("^[0-9]{3,4}$", "3 or 4 digits", "123")]
 
-    def instrument(self, today: tuple[int, int]) -> Instrument:
+    def instrument(self) -> Instrument:
         """The checked card. Raises `PaymentMethodRefused`."""
-        month, year = parse_expiry(self.expiry_month, self.expiry_year, today=today)
+        month, year = parse_expiry(self.expiry_month, self.expiry_year)
         return Card(Pan(self.card_number), month, year, Cvv(self.cvv))
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ class Wallet(msgspec.Struct, tag_field="type", tag="wallet", rename="camel"):
 
     token: Annotated[str, _form("^[!-~]{8,512}$", "8 to 512 visible ASCII characters", "tok_visa_4242")]
 
-    def instrument(self, today: tuple[int, int]) -> Instrument:
+    def instrument(self) -> Instrument:
         """The checked token. Raises `PaymentMethodRefused`."""
         return WalletToken(self.token)
 
@@ -111,7 +111,7 @@ class MobileMoney(msgspec.Struct, tag_field="type", tag="mobile_money", rename="
         ),
     ]
 
-    def instrument(self, today: tuple[int, int]) -> Instrument:
+    def instrument(self) -> Instrument:
         """The checked phone. Raises `PaymentMethodRefused`."""
         return PhonePrompt(Phone(self.phone_number))
 
@@ -126,7 +126,7 @@ class StoredCard(msgspec.Struct, tag_field="type", tag="vault_card", rename="cam
         str, Meta(min_length=1, max_length=64, description="Its id", examples=["card-01kqxw3v5n8t2r7d9m4c6b1hzj2a"])
     ]
 
-    def instrument(self, today: tuple[int, int]) -> Instrument:
+    def instrument(self) -> Instrument:
         """The card's id. Whether there is such a card, is asked later."""
         return VaultCard(self.card_id)
 
@@ -155,7 +155,7 @@ class CreatePayment(msgspec.Struct, rename="camel"):
         Meta(description="`manual` authorizes only; capture or cancel it later"),
     ] = "automatic"
 
-    def to_command(self, ids: RequestContext, today: tuple[int, int], *, phones: bool = False) -> AcceptPayment:
+    def to_command(self, ids: RequestContext, *, phones: bool = False) -> AcceptPayment:
         """The command for the engine; `phones` says whether phones can be asked.
 
         Raises `AmountRefused` or `PaymentMethodRefused`.
@@ -173,7 +173,7 @@ class CreatePayment(msgspec.Struct, rename="camel"):
             user_id=self.user_id,
             amount=amount,
             method_type=METHOD_TYPES[type(self.payment_method)],
-            instrument=self.payment_method.instrument(today),
+            instrument=self.payment_method.instrument(),
             manual=self.capture == "manual",
             request_id=ids.request_id,
             traceparent=ids.traceparent,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import msgspec
@@ -90,7 +88,6 @@ class GatewayApi:
         *,
         hold_s: int,
         process_wait_s: float,
-        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._accounts = accounts
         self._accepting = accepting
@@ -100,7 +97,6 @@ class GatewayApi:
         self._waiting = waiting
         self._hold_ms = hold_s * 1000
         self._process_wait_s = process_wait_s
-        self._utc_now = utc_now
         self._create = msgspec.json.Decoder(CreatePayment)
         self._process = msgspec.json.Decoder(ProcessPayment)
         self._refund = msgspec.json.Decoder(RefundPayment)
@@ -142,11 +138,8 @@ class GatewayApi:
         caller = await self._auth.caller(request)
         key = idempotency_key(request)
         wanted = decode_payment(await read_body(request), self._create)
-        now = self._utc_now()
         with in_our_words():
-            command = to_command(
-                wanted, caller.subject, context.current(), (now.year, now.month), hold_ms=self._hold_ms
-            )
+            command = to_command(wanted, caller.subject, context.current(), hold_ms=self._hold_ms)
             accepted = await self._accepting.accept(command, caller, key)
         headers = {"Location": f"/api/payments/{accepted.payment.id}/status", **_replayed(accepted.replayed)}
         return reply(201, payment_view(accepted.payment), headers)

@@ -118,9 +118,7 @@ def plain(amount: str) -> str:
     return amount
 
 
-def to_command(
-    wanted: CreatePayment, user_id: str, ids: RequestContext, today: tuple[int, int], *, hold_ms: int
-) -> AcceptPayment:
+def to_command(wanted: CreatePayment, user_id: str, ids: RequestContext, *, hold_ms: int) -> AcceptPayment:
     """The command for the engine. Raises `AmountRefused` or `PaymentMethodRefused`."""
     return AcceptPayment(
         surface=SURFACE,
@@ -128,7 +126,7 @@ def to_command(
         user_id=user_id,
         amount=wanted.money,
         method_type=_ENGINE_TYPES[type(wanted)],
-        instrument=wanted.details.instrument(today),
+        instrument=wanted.details.instrument(),
         manual=False,
         request_id=ids.request_id,
         traceparent=ids.traceparent,

@@ -195,6 +195,12 @@ class RedisVault:
         refusal = await self._run(step)
         return not isinstance(refusal, Refusal) or refusal.found == record
 
+    async def checkout(self, checkout_id: str) -> PaymentId | None:
+        """The payment that the checkout stands for, made or not."""
+        checkout = qualified(SURFACE, checkout_id)
+        standing = await self._read("GET", self._keys.shards[self.shard_of(checkout)].checkout(checkout))
+        return PaymentId(standing.decode()) if standing else None
+
     async def claim_checkout(self, checkout_id: str, payment_id: PaymentId, *, instead_of: str = "") -> PaymentId:
         """Let the checkout stand for this payment if it stands for `instead_of`. Returns what it stands for then."""
         checkout = qualified(SURFACE, checkout_id)

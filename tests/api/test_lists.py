@@ -16,6 +16,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 PAYMENTS_MADE = 23
 
 
+async def test_users_of_other_surfaces_are_nobody_here(world: World) -> None:
+    """Theirs are kept under names with a bar."""
+    for caller in (service_token(), token("orders|1")):
+        world.refused(await world.get(f"{PAYMENTS}/user/orders%7C1", auth=caller), 404, "PAYMENT_NOT_FOUND")
+
+
 class Shopper:
     """A user with many payments."""
 

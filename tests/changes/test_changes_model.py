@@ -109,10 +109,10 @@ class ChangesMachine(RuleBasedStateMachine):
         done = self.ask(
             lambda: self.changing.refund(PAYMENT_ID, CALLER, amount=_text(minor), reason=None, key=key), refusal
         )
-        if key and claimed is None:
-            claimed = self.keys[key] = [wish, None]
         if done is None:
             return
+        if key and claimed is None:
+            claimed = self.keys[key] = [wish, None]
         assert done.replayed is (claimed is not None and (replayed or done.replayed))
         if replayed:
             assert claimed is not None
@@ -151,9 +151,11 @@ class ChangesMachine(RuleBasedStateMachine):
         elif not replayed and (self.phase != "authorized" or self.asked):
             refusal = IllegalMove
         done = self.ask(call, refusal)
+        if done is None:
+            return False
         if key and claimed is None:
             self.keys[key] = [wish, None]
-        if done is None or replayed:
+        if replayed:
             return False
         self.asked, self.asked_key = wish[0], key or ""
         return True

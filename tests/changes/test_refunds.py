@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
@@ -290,6 +291,18 @@ async def test_a_key_stands_for_one_request_only(shop: Shop) -> None:
     assert shop.world.refused(answer, 422, "IDEMPOTENCY_KEY_REUSED")["details"]["field"] == "route"
     await shop.until_refunds(payment["id"], "completed")
     assert await shop.refunds(other["id"]) == []
+
+
+async def test_a_refusal_leaves_the_key_for_what_is_possible(shop: Shop) -> None:
+    payment, key = await shop.paid(), "too much, then less"
+    too_much = await shop.ask("refund", payment["id"], {"amount": 80}, Idempotency_Key=key)
+    shop.world.refused(too_much, 422, "PAY_004")
+    known = await shop.world.get(f"/api/idempotency-keys/{quote(key)}")
+    shop.world.refused(known, 404, "IDEMPOTENCY_KEY_NOT_FOUND")
+    less = await shop.ask("refund", payment["id"], {"amount": 5}, Idempotency_Key=key)
+    assert (less.status, less.headers.get("Idempotent-Replayed")) == (201, None)
+    used = await shop.world.get(f"/api/idempotency-keys/{quote(key)}")
+    assert (used.json["state"], used.json["paymentId"]) == ("used", payment["id"])
 
 
 async def test_refunds_of_many_payments_at_once_all_end(shop: Shop) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from engine import errors
-from engine.accepting import FIELDS, Accepted, AcceptPayment, Caller
-from engine.cards import WalletToken
-from engine.idempotency import Fingerprints
+from engine.accepting import FIELDS, Accepted, AcceptPayment, Caller, _values
+from engine.cards import VaultCard, WalletToken
+from engine.idempotency import Fingerprints, KeyRecord
 from engine.money import Money
 from engine.payment import Payment
 from engine.phones import Phone, PhonePrompt
 from tests.engine.accepting_world import ORDER, OWNER, SERVICE, USER, Desk, Died, a_wish
-from tests.engine.making import DECLINED, NOW_MS, PAN, a_card, begun
+from tests.engine.making import DECLINED, NOW_MS, PAN, PAYMENT_ID, a_card, begun
 
 WALLET = a_wish(WalletToken("tok_visa_4242"), "wallet")
 PHONE = a_wish(PhonePrompt(Phone("0712345678"), "a plan", "p1"), "mobile_money")
@@ -85,6 +85,36 @@ async def test_the_same_key_with_another_request_is_refused_by_the_field_that_di
         await desk.accept(other, caller=SERVICE)
     assert refused.value.details == {"field": field} and refused.value.retry == "new_key"
     assert len(desk.store.created) == 1 and len(desk.orders.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "field"),
+    [
+        (a_wish(VaultCard("card-1"), "vault_card"), a_wish(VaultCard("card-2"), "vault_card"), "paymentMethod.cardId"),
+        (
+            a_wish(PhonePrompt(Phone("0712345678")), "mobile_money"),
+            a_wish(PhonePrompt(Phone("0712345679")), "mobile_money"),
+            "paymentMethod.phoneNumber",
+        ),
+    ],
+)
+async def test_what_differs_is_called_as_it_was_sent(
+    desk: Desk, first: AcceptPayment, other: AcceptPayment, field: str
+) -> None:
+    record = KeyRecord(PAYMENT_ID, Fingerprints(b"s" * 32).of(_values(first)), NOW_MS)
+    desk.store.keys[Fingerprints(b"s" * 32).key_digest(OWNER.subject, "k")] = record
+    with pytest.raises(errors.KeyReused) as refused:
+        await desk.accept(other, key="k")
+    assert refused.value.details == {"field": field}
+
+
+async def test_a_repetition_is_answered_also_when_the_card_has_expired_since(desk: Desk) -> None:
+    first = await desk.accept(a_wish(a_card(month=1, year=2026)))
+    desk.clock.advance(32 * 24 * 3_600_000)
+    assert await desk.accept(a_wish(a_card(month=1, year=2026))) == Accepted(first.payment, replayed=True)
+    with pytest.raises(errors.PaymentMethodRefused, match="expired"):
+        await desk.accept(a_wish(a_card(month=1, year=2026), order_id="order-124"), key="another")
+    assert "order-124" not in desk.orders.asked, "nobody is asked for a card that is over"
 
 
 async def test_the_first_field_that_differs_is_the_one_that_is_named(desk: Desk) -> None:

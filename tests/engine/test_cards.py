@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import traceback
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from engine.cards import Card, Cvv, Pan, WalletToken, parse_expiry
+from engine.cards import Card, Cvv, Pan, WalletToken, expired, parse_expiry
 from engine.errors import PaymentMethodRefused
 from engine.secret import Secret
 from tests.engine.making import CVV, PAN, a_card
 
 TODAY = (2026, 2)
+
+
+def first_ms(month: tuple[int, int]) -> int:
+    """The first millisecond of a month, (year, month)."""
+    return int(datetime(*month, 1, tzinfo=UTC).timestamp() * 1000)
 
 
 def check_digit(body: str) -> str:
@@ -159,7 +165,13 @@ def test_the_brand_is_told_by_the_first_digits(first: str, brand: str) -> None:
      ("12", "2999", TODAY), ("03", "2026", TODAY)],
 )  # fmt: skip
 def test_a_card_is_good_through_its_last_month(month: str, year: str, today: tuple[int, int]) -> None:
-    assert parse_expiry(month, year, today=today) == (int(month), int(year))
+    assert parse_expiry(month, year) == (int(month), int(year))
+    assert not expired(int(month), int(year), now_ms=first_ms(today))
+
+
+def test_a_card_is_good_until_the_last_millisecond() -> None:
+    assert not expired(2, 2026, now_ms=first_ms((2026, 3)) - 1)
+    assert expired(2, 2026, now_ms=first_ms((2026, 3)))
 
 
 @pytest.mark.parametrize(
@@ -167,8 +179,7 @@ def test_a_card_is_good_through_its_last_month(month: str, year: str, today: tup
     [("01", "2026", (2026, 2)), ("12", "2025", (2026, 1)), ("12", "2025", TODAY), ("12", "2000", TODAY)],
 )
 def test_a_card_is_refused_from_the_first_of_the_next_month(month: str, year: str, today: tuple[int, int]) -> None:
-    with pytest.raises(PaymentMethodRefused, match="expired"):
-        parse_expiry(month, year, today=today)
+    assert expired(*parse_expiry(month, year), now_ms=first_ms(today))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +191,7 @@ def test_a_card_is_refused_from_the_first_of_the_next_month(month: str, year: st
 )  # fmt: skip
 def test_an_expiry_of_another_form_is_refused_by_its_field(month: str, year: str, field: str) -> None:
     with pytest.raises(PaymentMethodRefused) as refused:
-        parse_expiry(month, year, today=TODAY)
+        parse_expiry(month, year)
     assert refused.value.details == {"field": f"paymentMethod.expiry{field}"}
 
 

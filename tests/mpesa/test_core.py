@@ -101,7 +101,7 @@ async def test_one_key_is_one_push_and_another_phone_is_another_request(mpesa: M
     await mpesa.world.ended(answers[0].json["id"])
     assert len(await mpesa.pushes(phone)) == 1
     error = mpesa.world.refused(await mpesa.world.pay(_body(order, mpesa.phone()), key=phone), 422)
-    assert error["details"]["field"] == "phone_number"
+    assert error["details"]["field"] == "paymentMethod.phoneNumber"
 
 
 async def test_the_document_shows_it(mpesa: Mpesa) -> None:

@@ -51,6 +51,16 @@ async def test_a_deleted_card_is_gone_and_its_number_may_be_added_again(world: V
     assert again["id"] != card["id"]
 
 
+async def test_a_paid_checkout_is_told_again_also_when_its_card_is_gone(world: VaultWorld) -> None:
+    card, checkout = await world.added(money=100), world.new_checkout()
+    first = await world.pays(card["id"], checkout)
+    assert (await world.send("DELETE", f"{BASE}/delete-card/{card['id']}")).status == 200
+    again = await world.pays(card["id"], checkout)
+    assert (again.status, again.headers["Idempotent-Replayed"]) == (201, "true")
+    assert again.json["payment"]["id"] == first.json["payment"]["id"]
+    world.refused(await world.pays(card["id"], world.new_checkout()), 404, "CARD_NOT_FOUND")
+
+
 async def test_a_checkout_is_paid_as_its_model_says(world: VaultWorld) -> None:
     card = await world.added(money=100)
     checkout = world.new_checkout()
