@@ -45,17 +45,19 @@ class RedisCircuits:
             generation = max((each.generation for each in orders.values()), default=0) + 1
             given = msgspec.structs.replace(order, generation=generation)
             orders = {**orders, order.counterparty: given}
-            document = _encode(orders)
+            document, entry = _encode(orders), _encode(given)
             step = Step()
             step.expect_value(CIRCUITS, found.decode())
             step.do("SET", CIRCUITS, document)
-            step.do("LPUSH", CIRCUIT_LOG, _encode(given))
+            step.do("LPUSH", CIRCUIT_LOG, entry)
             step.do("LTRIM", CIRCUIT_LOG, 0, LOG_MAX - 1)
             refusal = await self._run(step)
-            # Found as we wrote it: our own earlier try had run, and only its answer was lost.
-            if not isinstance(refusal, Refusal) or refusal.found == document:
+            if not isinstance(refusal, Refusal):
                 return orders
             found = refusal.found
+            # Our own earlier try had run, and only its answer was lost. Since then somebody may have ordered otherwise.
+            if found == document or entry in await self._read("LRANGE", CIRCUIT_LOG, 0, -1):
+                return _decode_orders(found)
         raise StoreUnavailable("the orders about circuits change all the time")
 
     async def log(self, *, limit: int = LOG_MAX) -> list[CircuitOrder]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from engine.circuits import Action, CircuitOrder
+from engine.errors import StoreUnavailable
+from engine.store.batch import Batcher
 from engine.store.circuits import LOG_MAX, RedisCircuits
 from engine.store.keys import CIRCUIT_LOG, CIRCUITS
+from engine.store.step import Refusal, Step
 from tests.store.datasets import Dataset, only
 
 
@@ -36,6 +40,31 @@ async def test_the_latest_order_of_each_counterparty_is_in_force_and_the_log_has
         ("bank", 3), ("shop", 2), ("bank", 1),
     ]  # fmt: skip
     assert [each.generation for each in await circuits.log(limit=2)] == [3, 2]
+
+
+class LosesOneAnswer:
+    """A batcher whose first step runs, and nobody is told."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.command, self._step = batcher.command, batcher.step
+        self._lost = False
+
+    async def step(self, step: Step) -> list[Any] | Refusal:
+        done = await self._step(step)
+        if not self._lost:
+            self._lost = True
+            raise StoreUnavailable("no answer")
+        return done
+
+
+async def test_an_order_whose_answer_was_lost_is_not_given_again_over_a_later_one(store: Dataset) -> None:
+    async def meanwhile(_: float) -> None:
+        await RedisCircuits(store.batcher).give(an_order(action=Action.RESET, reason="later"))
+
+    losing = RedisCircuits(cast(Batcher, LosesOneAnswer(store.batcher)), sleep=meanwhile)
+    told = await losing.give(an_order(reason="earlier"))
+    assert (told["bank"].reason, told["bank"].generation) == ("later", 2)
+    assert [each.reason for each in await RedisCircuits(store.batcher).log()] == ["later", "earlier"]
 
 
 async def test_orders_that_race_are_all_given_one_after_the_other(store: Dataset) -> None:
