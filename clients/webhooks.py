@@ -47,10 +47,11 @@ class NotLookedUp(OSError):
 
 
 class _Asked:
-    """A name that somebody has asked for."""
+    """A name that somebody has asked for, and how many wait for it."""
 
     def __init__(self, found: _Found) -> None:
         self.found = found
+        self.waiters = 0
 
     def fail(self, error: Exception) -> None:
         """Tell all who wait."""
@@ -95,8 +96,15 @@ class CheckedResolver(AbstractResolver):
         if asked is None:
             asked = self._asked[name] = self._queued[name] = _Asked(asyncio.get_running_loop().create_future())
             self._begin()
-        # Whoever runs out of time leaves the look-up to those who still wait for it.
-        return await asyncio.shield(asked.found)
+        asked.waiters += 1
+        try:
+            # Whoever runs out of time leaves the look-up to those who still wait for it.
+            return await asyncio.shield(asked.found)
+        finally:
+            asked.waiters -= 1
+            if not asked.waiters and self._queued.get(name) is asked:
+                # Nobody is left: a thread for it would only take the place of a name that somebody waits for.
+                del self._queued[name], self._asked[name]
 
     def _begin(self) -> None:
         """Begin what waits, as far as there is room. What gets no thread ends here: nobody else would end it."""

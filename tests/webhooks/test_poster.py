@@ -417,6 +417,40 @@ async def test_a_post_that_got_no_thread_says_so(monkeypatch: pytest.MonkeyPatch
     assert await post("http://hooks.example.com/", timeout_s=5) == PostAnswer(0, "not_looked_up")
 
 
+async def test_a_name_that_nobody_waits_for_any_more_takes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clients.webhooks._LOOKUPS_AT_ONCE", 1)
+    found, asked = threading.Event(), list[str]()
+
+    def lookup(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        found.wait(30)
+        return names(["127.0.0.1"])(host, port)
+
+    async with WebhookPoster(Clock(), timeout_s=30, allow_http=True, allow_private=True, lookup=lookup) as poster:
+
+        async def posting(host: str) -> asyncio.Task[PostAnswer]:
+            task = asyncio.create_task(poster.post(f"http://{host}.example.com:1/", {}, b""))
+            await asyncio.sleep(0.02)
+            return task
+
+        async def left(*tasks: asyncio.Task[PostAnswer]) -> None:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+        first = await posting("first")
+        await left(await posting("left"), await posting("left"))
+        one, other = await posting("kept"), await posting("kept")
+        await left(one)
+        await left(await posting("left-and-asked-for-again"))
+        again = await posting("left-and-asked-for-again")
+        found.set()
+        async with asyncio.timeout(30):
+            answers = [*await asyncio.gather(first, other, again)]
+    assert answers == [PostAnswer(0, "not_connected")] * 3
+    assert asked == [f"{host}.example.com" for host in ("first", "kept", "left-and-asked-for-again")]
+
+
 async def test_a_name_that_is_never_found_does_not_hold_up_the_end_of_the_process() -> None:
     program = (
         "import asyncio, threading; from clients.webhooks import WebhookPoster\n"
