@@ -255,7 +255,7 @@ def disabled(endpoint: Endpoint, reason: Disabled, now_ms: int) -> Endpoint:
 
 
 def _enabled(endpoint: Endpoint) -> Endpoint:
-    return msgspec.structs.replace(endpoint, disabled="", disabled_ms=0, failing_since_ms=0)
+    return msgspec.structs.replace(endpoint, disabled="", disabled_ms=0, disabled_told=False, failing_since_ms=0)
 
 
 def _bound_to(endpoint_id: str) -> str:

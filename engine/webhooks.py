@@ -56,6 +56,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, rename={"version": "v"
     """When the first of the tries failed that have all failed since; 0: the last one was delivered."""
     disabled: Disabled = ""
     disabled_ms: int = 0
+    disabled_told: bool = False
+    """Whether the owner's other endpoints have been told of it."""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.id})"
