@@ -106,12 +106,54 @@ async def test_after_a_rotation_both_secrets_sign_until_the_old_one_ends(
     assert [late.is_signed_by(each) for each in (new, old)] == [True, False]
 
 
-async def test_a_second_rotation_ends_the_oldest_secret_at_once(hooks: Hooks, receiver: Receiver) -> None:
+async def test_a_rotation_that_is_repeated_leaves_the_receiver_s_secret_its_time(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    """The answer with the second secret was lost, so the receiver has the first until it knows the third."""
     endpoint_id, first = await hooks.made(receiver.url)
-    secrets = [(await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal() for _ in range(2)]
+    secrets = [first]
+    for _ in range(2):
+        secrets.append((await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal())
+        clock.move(DAY_S / 4)
+    for number in range(4):
+        await hooks.told(notice(number))
+        await hooks.sent()
+        clock.move(DAY_S / 4)
+    signed = [[got.is_signed_by(each) for each in secrets] for got in receiver.got]
+    assert signed == [[True, True, True], [True, True, True], [False, True, True], [False, False, True]]
+
+
+async def test_of_many_rotations_the_latest_secrets_and_the_oldest_sign(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    endpoint_id, first = await hooks.made(receiver.url)
+    secrets = [first]
+    for _ in range(6):
+        clock.move(1)
+        secrets.append((await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal())
     await hooks.told(notice())
     await hooks.sent()
-    assert [receiver.got[0].is_signed_by(each) for each in (first, *secrets)] == [False, True, True]
+    assert [receiver.got[0].is_signed_by(each) for each in secrets] == [True, False, False, False, True, True, True]
+    assert receiver.got[0].headers["webhook-signature"].count("v1,") == 4
+
+
+async def test_an_endpoint_as_it_was_written_before_signs_and_rotates(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    """Records had one earlier secret, and did not say whether anybody was told that the endpoint is disabled."""
+    endpoint_id, first = await hooks.made(receiver.url)
+    second = (await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal()
+    name = next(name for name in await hooks.data.names() if ":hook:" in name)
+    record = msgspec.json.decode(await hooks.data.ask("GET", name))
+    del record["older"], record["disabled_told"]
+    await hooks.data.ask("SET", name, msgspec.json.encode(record))
+    await hooks.told(notice(1))
+    await hooks.sent()
+    third = (await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal()
+    await hooks.told(notice(2))
+    await hooks.sent()
+    signed = [[got.is_signed_by(each) for each in (first, second, third)] for got in receiver.got]
+    assert signed == [[True, True, False], [True, True, True]]
 
 
 async def test_an_endpoint_is_told_of_its_owner_s_payments_and_a_service_s_of_everybody_s(
