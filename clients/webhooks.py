@@ -11,7 +11,6 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections import deque
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -43,6 +42,24 @@ class AddressRefused(OSError):
     """The host has an address that may not be connected to."""
 
 
+class NotLookedUp(OSError):
+    """There was no thread to look the name up in."""
+
+
+class _Asked:
+    """A name that somebody has asked for, and how many wait for it."""
+
+    def __init__(self, found: _Found) -> None:
+        self.found = found
+        self.waiters = 0
+
+    def fail(self, error: Exception) -> None:
+        """Tell all who wait."""
+        if not self.found.done():
+            self.found.set_exception(error)
+            self.found.exception()  # seen, also when everybody has left
+
+
 class CheckedResolver(AbstractResolver):
     """Looks names up in threads of its own, one look-up for a name at a time, and refuses what is not public.
 
@@ -52,8 +69,9 @@ class CheckedResolver(AbstractResolver):
     def __init__(self, allowed: Callable[[str], bool], lookup: Lookup = socket.getaddrinfo) -> None:
         self._allowed = allowed
         self._lookup = lookup
-        self._asked: dict[_Name, _Found] = {}
-        self._waiting: deque[_Name] = deque()
+        self._asked: dict[_Name, _Asked] = {}
+        self._queued: dict[_Name, _Asked] = {}
+        """Those of them that wait for room, in the order in which they came."""
         self._under_way = 0
 
     async def resolve(
@@ -68,26 +86,42 @@ class CheckedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Begin no other look-up. A thread that waits for a name's server ends by itself."""
-        self._waiting.clear()
+        self._queued.clear()
         for asked in self._asked.values():
-            asked.cancel()
+            asked.found.cancel()
 
     async def _looked_up(self, host: str, port: int) -> list[tuple[Any, ...]]:
         name = (host, port)
-        if name not in self._asked:
-            self._asked[name] = asyncio.get_running_loop().create_future()
-            self._waiting.append(name)
+        asked = self._asked.get(name)
+        if asked is None:
+            asked = self._asked[name] = self._queued[name] = _Asked(asyncio.get_running_loop().create_future())
             self._begin()
-        # Whoever runs out of time leaves the look-up to those who still wait for it.
-        return await asyncio.shield(self._asked[name])
+        asked.waiters += 1
+        try:
+            # Whoever runs out of time leaves the look-up to those who still wait for it.
+            return await asyncio.shield(asked.found)
+        finally:
+            asked.waiters -= 1
+            if not asked.waiters and self._queued.get(name) is asked:
+                # Nobody is left: a thread for it would only take the place of a name that somebody waits for.
+                del self._queued[name], self._asked[name]
 
     def _begin(self) -> None:
-        """Begin what waits, as far as there is room."""
-        while self._waiting and self._under_way < _LOOKUPS_AT_ONCE:
-            self._under_way += 1
+        """Begin what waits, as far as there is room. What gets no thread ends here: nobody else would end it."""
+        while self._queued and self._under_way < _LOOKUPS_AT_ONCE:
+            name = next(iter(self._queued))
+            asked = self._queued.pop(name)
             # Not of a pool: the end of the process would wait for those, and names' servers may be silent.
-            values = (self._waiting.popleft(), asyncio.get_running_loop())
-            threading.Thread(target=self._look_up, args=values, name="webhook-name", daemon=True).start()
+            values = (name, asyncio.get_running_loop())
+            try:
+                threading.Thread(target=self._look_up, args=values, name="webhook-name", daemon=True).start()
+            except Exception as error:
+                del self._asked[name]
+                refused = NotLookedUp("no thread for a look-up")
+                refused.__cause__ = error
+                asked.fail(refused)
+            else:
+                self._under_way += 1
 
     def _look_up(self, name: _Name, loop: asyncio.AbstractEventLoop) -> None:
         """In a thread of its own."""
@@ -102,12 +136,10 @@ class CheckedResolver(AbstractResolver):
     def _end(self, name: _Name, found: list[tuple[Any, ...]] | Exception) -> None:
         self._under_way -= 1
         asked = self._asked.pop(name)
-        if not asked.done():
-            if isinstance(found, Exception):
-                asked.set_exception(found)
-                asked.exception()  # seen, also when everybody has left
-            else:
-                asked.set_result(found)
+        if isinstance(found, Exception):
+            asked.fail(found)
+        elif not asked.found.done():
+            asked.found.set_result(found)
         self._begin()
 
 
@@ -235,6 +267,8 @@ def _reason(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, AddressRefused):
             return "address_refused"
+        if isinstance(cause, NotLookedUp):
+            return "not_looked_up"
         cause = cause.__cause__
     match error:
         case aiohttp.ClientConnectorDNSError():

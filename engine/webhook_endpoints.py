@@ -20,7 +20,7 @@ from engine.errors import (
 from engine.ids import Clock
 from engine.webhook_signing import SECRET_BYTES, WebhookSecret, secret_of
 from engine.webhook_urls import check_url
-from engine.webhooks import Disabled, Endpoint, Message, line_of, pack, unpack
+from engine.webhooks import EARLIER_SECRETS_MAX, Disabled, Earlier, Endpoint, Message, line_of, pack, unpack
 
 _CONFLICTS_MAX: Final = 16
 
@@ -88,9 +88,7 @@ class WebhookSecrets:
 
     def live(self, endpoint: Endpoint, now_ms: int) -> list[WebhookSecret]:
         """The secrets to sign with now, the current one first. Raises `SealBroken`."""
-        sealed = [endpoint.secret]
-        if endpoint.previous and now_ms < endpoint.previous_until_ms:
-            sealed.append(endpoint.previous)
+        sealed = [endpoint.secret, *(each.secret for each in endpoint.earlier(now_ms))]
         return [WebhookSecret(self._sealer.open_text(_bound_to(endpoint.id), each)) for each in sealed]
 
 
@@ -166,17 +164,23 @@ class WebhookEndpoints:
         await self._sent.drop(endpoint.id, ended_too=True)
 
     async def rotate_secret(self, endpoint_id: str, caller: Caller) -> Made:
-        """A new secret; the one before signs along for a while. The one before that ends now."""
+        """A new secret; the one before signs along for a while.
+
+        Those before that do so until their time is over, at most two of them. Whoever repeats a rotation whose answer
+        was lost still has a secret that signs.
+        """
         self._admit()
         for _ in range(_CONFLICTS_MAX):
             endpoint = await self.find(endpoint_id, caller)
             secret, sealed = self._secrets.new(endpoint.id)
+            now_ms = self._clock()
             rotated = msgspec.structs.replace(
                 endpoint,
                 version=endpoint.version + 1,
                 secret=sealed,
                 previous=endpoint.secret,
-                previous_until_ms=self._clock() + self._overlap_ms,
+                previous_until_ms=now_ms + self._overlap_ms,
+                older=_older(endpoint.earlier(now_ms)),
             )
             if await self._store.change(rotated):
                 return Made(rotated, secret)
@@ -257,7 +261,14 @@ def disabled(endpoint: Endpoint, reason: Disabled, now_ms: int) -> Endpoint:
 def _enabled(endpoint: Endpoint) -> Endpoint:
     if not endpoint.disabled:
         return endpoint
-    return msgspec.structs.replace(endpoint, disabled="", disabled_ms=0, failing_since_ms=0)
+    return msgspec.structs.replace(endpoint, disabled="", disabled_ms=0, disabled_told=False, failing_since_ms=0)
+
+
+def _older(earlier: tuple[Earlier, ...]) -> tuple[Earlier, ...]:
+    """What is kept beside the one that ends now: when there is no room for all, the latest and the oldest."""
+    room = EARLIER_SECRETS_MAX - 1
+    # The oldest is what a receiver has that was told of none since.
+    return earlier if len(earlier) <= room else (*earlier[: room - 1], earlier[-1])
 
 
 def _bound_to(endpoint_id: str) -> str:

@@ -14,7 +14,7 @@ from engine.errors import Overloaded
 from engine.ids import Clock
 from engine.sealing import key_id_of
 from engine.webhook_endpoints import WebhookSecrets, changed
-from engine.webhooks import Endpoint
+from engine.webhooks import Earlier, Endpoint
 
 
 class ScannedEndpoints(Protocol):
@@ -37,7 +37,7 @@ class SecretsRotated(msgspec.Struct):
 
 
 class SecretRotation:
-    """Safe to kill and to run again. A secret before the current one that signs no more is forgotten meanwhile."""
+    """Safe to kill and to run again. Secrets before the current one that sign no more are forgotten meanwhile."""
 
     def __init__(self, store: ScannedEndpoints, secrets: WebhookSecrets, sealing_id: str, clock: Clock) -> None:
         self._store = store
@@ -71,9 +71,15 @@ class SecretRotation:
         return "resealed" if after is not None and after.version > version else "already"
 
     def _resealed(self, endpoint: Endpoint) -> Endpoint:
-        previous = endpoint.previous if self._clock() < endpoint.previous_until_ms else b""
+        now_ms = self._clock()
+        previous = endpoint.previous if now_ms < endpoint.previous_until_ms else b""
         secret, previous = (self._under_first(endpoint.id, sealed) for sealed in (endpoint.secret, previous))
-        return msgspec.structs.replace(endpoint, secret=secret, previous=previous)
+        older = tuple(
+            Earlier(self._under_first(endpoint.id, each.secret), each.until_ms)
+            for each in endpoint.older
+            if now_ms < each.until_ms
+        )
+        return msgspec.structs.replace(endpoint, secret=secret, previous=previous, older=older)
 
     def _under_first(self, endpoint_id: str, sealed: bytes) -> bytes:
         if not sealed or key_id_of(sealed) == self._sealing_id:

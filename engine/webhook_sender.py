@@ -33,7 +33,6 @@ _WATCH_EVERY_S: Final = 2.0
 _DOUBT_PAUSE_S: Final = 1.0
 _GONE: Final = 410
 _DISABLED_LOOK_MS: Final = 60_000
-_TELL_AGAIN_MS: Final = 600_000
 
 
 class PostAnswer(NamedTuple):
@@ -217,9 +216,8 @@ class WebhookSender:
     async def _leave(self, endpoint: Endpoint, leased: Leased) -> None:
         """The endpoint is disabled: what waits stays for a while, and is given up then."""
         now_ms = self._clock()
-        if now_ms < endpoint.disabled_ms + _TELL_AGAIN_MS:
-            # Whoever disabled it may have died before it told; what was told is known by its id.
-            await self._sink.take([disabled_notice(endpoint)])
+        if not endpoint.disabled_told:
+            await self._tell(endpoint)  # whoever disabled it may have died before it told
         until_ms = endpoint.disabled_ms + int(self._retrying.disabled_keep_s * 1000)
         if now_ms < until_ms:
             # Not for all of that time: it may have been enabled, and its lane woken, since we read it.
@@ -237,17 +235,19 @@ class WebhookSender:
         attempt = Try(at_ms=at_ms, status=answer.status, reason=answer.reason, duration_ms=round(duration_s * 1000))
         if answer.taken:
             self._count("delivered")
-            tried = message.tried(attempt, "delivered")
-            await self._schedule.done(leased, pack(tried, body), now_ms=self._clock())
-        elif message.tries < len(self._retrying.intervals_s):
+            await self._schedule.done(leased, pack(message.tried(attempt, "delivered"), body), now_ms=self._clock())
+            await self._judge(endpoint, answer, at_ms)
+            return
+        # Before the try is written down: who dies in between leaves a message, and who finds that tells what was not
+        # told. Were it the last of its lane, nobody would look.
+        await self._judge(endpoint, answer, at_ms)
+        if message.tries < len(self._retrying.intervals_s):
             self._count("failed")
             due_ms = self._clock() + int(1000 * self._pause_s(message.tries, answer.retry_after_s))
             await self._schedule.again(leased, pack(message.tried(attempt, "waiting"), body), due_ms=due_ms)
         else:
             self._count("ended")
-            tried = message.tried(attempt, "failed")
-            await self._schedule.done(leased, pack(tried, body), now_ms=self._clock())
-        await self._judge(endpoint, answer, at_ms)
+            await self._schedule.done(leased, pack(message.tried(attempt, "failed"), body), now_ms=self._clock())
 
     async def _post(self, endpoint: Endpoint, message: Message, body: bytes, at_ms: int) -> PostAnswer:
         try:
@@ -297,7 +297,12 @@ class WebhookSender:
         if endpoint is not None and ours:
             self._instruments.webhook_disabled.labels(reason).inc()
             structlog.get_logger().warning("webhook_endpoint_disabled", endpoint_id=endpoint_id, reason=reason)
-            await self._sink.take([disabled_notice(endpoint)])
+            await self._tell(endpoint)
+
+    async def _tell(self, endpoint: Endpoint) -> None:
+        """Tell the owner's other endpoints that this one is disabled. Safe to call twice: it is known by its id."""
+        await self._sink.take([disabled_notice(endpoint)])
+        await changed(self._endpoints, endpoint.id, lambda found: _told(found, endpoint.disabled_ms))
 
     async def _watch(self) -> None:
         """Keep the gauges, until cancelled."""
@@ -315,3 +320,9 @@ class WebhookSender:
 
 def _seen(endpoint: Endpoint, at_ms: int, *, taken: bool) -> Endpoint:
     return msgspec.structs.replace(endpoint, failing_since_ms=0 if taken else endpoint.failing_since_ms or at_ms)
+
+
+def _told(endpoint: Endpoint, disabled_ms: int) -> Endpoint:
+    # It may have been enabled meanwhile, and disabled once more, of which nobody has been told.
+    ours = endpoint.disabled and endpoint.disabled_ms == disabled_ms
+    return msgspec.structs.replace(endpoint, disabled_told=True) if ours else endpoint

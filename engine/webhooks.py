@@ -26,11 +26,21 @@ endpoint was disabled."""
 ATTEMPTS_KEPT_MAX: Final = 30
 """Of one message, the latest."""
 
+EARLIER_SECRETS_MAX: Final = 3
+"""Of one endpoint, that sign along."""
+
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 _encode = msgspec.json.Encoder().encode
 
 Disabled = Literal["", "failing", "gone"]
+
+
+class Earlier(msgspec.Struct, frozen=True):
+    """A secret that was the current one, sealed, and until when it signs along."""
+
+    secret: bytes
+    until_ms: int
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, rename={"version": "v"}):
@@ -52,13 +62,22 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, rename={"version": "v"
     previous: bytes = b""
     """The secret before, which signs along until `previous_until_ms`."""
     previous_until_ms: int = 0
+    older: tuple[Earlier, ...] = ()
+    """Secrets before `previous` that signed along when it came, the latest first."""
     failing_since_ms: int = 0
     """When the first of the tries failed that have all failed since; 0: the last one was delivered."""
     disabled: Disabled = ""
     disabled_ms: int = 0
+    disabled_told: bool = False
+    """Whether the owner's other endpoints have been told of it."""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.id})"
+
+    def earlier(self, now_ms: int) -> tuple[Earlier, ...]:
+        """The secrets that sign along now, the latest first."""
+        every = (Earlier(self.previous, self.previous_until_ms), *self.older)
+        return tuple(each for each in every if each.secret and now_ms < each.until_ms)
 
     def wants(self, event_type: str) -> bool:
         """Whether it is to be told of events of this type."""

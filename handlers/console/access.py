@@ -1,7 +1,9 @@
 """Who may see the console, and who may change something through it.
 
 Without a token, only this machine. The peer is the socket's own address; a header can say anything. Whoever comes
-through a proxy is not this machine, though the proxy is. A page of somebody else's that has its name point to
+through a proxy is not this machine, though the proxy is. Most proxies say what they are: in a header, or by speaking
+HTTP/1.0, as nginx does with a bare `proxy_pass`. One that says nothing cannot be told from this machine, so behind any
+proxy there must be a token. A page of somebody else's that has its name point to
 127.0.0.1 sends that name as `Host`.
 
 With a token: a signed cookie, or the token itself as bearer. What changes something must moreover come from our own
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from handlers.address import parse
 from handlers.http import HttpRefused
@@ -32,7 +34,8 @@ LIMIT: Final = "console_sign_in"
 """The rule under which tries to sign in are counted."""
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+_FORWARDED: Final = frozenset({"forwarded", "via", "x-real-ip"})
+_FORWARDED_PREFIX: Final = "x-forwarded-"
 _NONCE_BYTES: Final = 12
 _COOKIE_LENGTH_MAX: Final = 256
 
@@ -166,11 +169,19 @@ def _require_this_machine(request: web.Request) -> None:
     address = parse(str(peer[0])) if isinstance(peer, tuple) and peer else None
     if address is None or not address.is_loopback:
         raise _forbidden("the console is for this machine only: set ops.console_token to sign in from elsewhere")
-    if any(name in request.headers for name in _FORWARDED):
+    if _is_forwarded(request):
         raise _forbidden("the console is not served through a proxy without ops.console_token")
     hosts = request.headers.getall("Host", ())
     if len(hosts) != 1 or _name_of(hosts[0]) not in _LOOPBACK_NAMES:
         raise _forbidden("the console answers to localhost, 127.0.0.1 and [::1] only")
+
+
+def _is_forwarded(request: web.Request) -> bool:
+    """Whether a proxy has left a trace. No browser of today speaks HTTP/1.0."""
+    names = (name.lower() for name in request.headers)
+    return request.version < HttpVersion11 or any(
+        name in _FORWARDED or name.startswith(_FORWARDED_PREFIX) for name in names
+    )
 
 
 def _bearer(request: web.Request) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client import CollectorRegistry
+from yarl import URL
 
 from handlers.address import ClientAddresses
 from handlers.console.access import COOKIE, MARK, SESSION_S, Access, Sessions
@@ -53,11 +55,35 @@ async def test_a_name_that_is_made_to_point_here_is_refused(operator: Operator, 
     await nothing_was_ordered(operator)
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+@pytest.mark.parametrize(
+    "header",
+    ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Host", "X-Forwarded-Proto", "x-forwarded-else"],
+)
 async def test_who_comes_through_a_proxy_is_not_this_machine(operator: Operator, header: str) -> None:
     for claimed in ("127.0.0.1", "203.0.113.9"):
         refused = await operator.ask("GET", DATA[1], headers={header: claimed})
         operator.world.refused(refused, 403, "FORBIDDEN")
+
+
+@pytest.mark.parametrize("path", [SHELL[0], DATA[1]])
+async def test_a_proxy_that_says_nothing_is_known_by_its_old_http(operator: Operator, path: str) -> None:
+    """nginx with a bare `proxy_pass` asks like this, with our own name as `Host`."""
+    assert await asked_as("1.0", operator.console, path) == 403
+    assert await asked_as("1.1", operator.console, path) == 200
+    assert await asked_as("1.0", operator.guarded, SHELL[0]) == 200, "with a token it may come through a proxy"
+
+
+async def asked_as(version: str, console: str, path: str) -> int:
+    """The status of an answer to this version of HTTP."""
+    port = URL(console).port
+    assert port is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+    async with asyncio.timeout(60):
+        status = (await reader.readline()).split()[1]
+    writer.close()
+    await writer.wait_closed()
+    return int(status)
 
 
 class Unasked:

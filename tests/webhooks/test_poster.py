@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from clients.webhooks import BODY_BYTES_MAX, AddressRefused, CheckedResolver, WebhookPoster
+from clients.webhooks import BODY_BYTES_MAX, AddressRefused, CheckedResolver, NotLookedUp, WebhookPoster
 from engine.webhook_sender import PostAnswer
 from engine.webhook_urls import is_public
 from tests.support import ROOT
@@ -357,6 +357,98 @@ async def test_names_that_are_never_found_hold_up_only_those_who_asked_for_them(
             await asyncio.gather(*dead, return_exceptions=True)
     finally:
         found.set()
+
+
+class Threads:
+    """The threads that the system lets us have."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 0
+        begin = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            if self.left <= 0:
+                raise RuntimeError("can't start new thread")
+            self.left -= 1
+            begin(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+
+async def test_a_name_that_got_no_thread_can_be_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often that was: what ends so takes no place from those who come later."""
+    monkeypatch.setattr("clients.webhooks._LOOKUPS_AT_ONCE", 2)
+    threads, resolver = Threads(monkeypatch), CheckedResolver(is_public, names(["8.8.8.8"]))
+    async with asyncio.timeout(30):
+        for _ in range(3):
+            with pytest.raises(OSError, match="no thread"):
+                await resolver.resolve("hooks.example.com", 443)
+        threads.left = 1
+        assert len(await resolver.resolve("hooks.example.com", 443)) == 1
+
+
+async def test_names_that_get_no_thread_when_their_turn_comes_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many of them, one after the other, as the end of the look-up before them begins them."""
+    monkeypatch.setattr("clients.webhooks._LOOKUPS_AT_ONCE", 1)
+    found = threading.Event()
+
+    def lookup(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        found.wait(30)
+        return names(["8.8.8.8"])(host, port)
+
+    threads, resolver = Threads(monkeypatch), CheckedResolver(is_public, lookup)
+    threads.left = 1
+    first = asyncio.create_task(resolver.resolve("first.example.com", 443))
+    await asyncio.sleep(0)
+    waiting = [asyncio.create_task(resolver.resolve(f"{number}.example.com", 443)) for number in range(3000)]
+    await asyncio.sleep(0)
+    found.set()
+    async with asyncio.timeout(30):
+        assert len(await first) == 1
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {NotLookedUp}
+        threads.left = 1
+        assert len(await resolver.resolve("first.example.com", 443)) == 1
+
+
+async def test_a_post_that_got_no_thread_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that there is no such name: its owner would look for a fault that is ours."""
+    Threads(monkeypatch)
+    assert await post("http://hooks.example.com/", timeout_s=5) == PostAnswer(0, "not_looked_up")
+
+
+async def test_a_name_that_nobody_waits_for_any_more_takes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clients.webhooks._LOOKUPS_AT_ONCE", 1)
+    found, asked = threading.Event(), list[str]()
+
+    def lookup(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        found.wait(30)
+        return names(["127.0.0.1"])(host, port)
+
+    async with WebhookPoster(Clock(), timeout_s=30, allow_http=True, allow_private=True, lookup=lookup) as poster:
+
+        async def posting(host: str) -> asyncio.Task[PostAnswer]:
+            task = asyncio.create_task(poster.post(f"http://{host}.example.com:1/", {}, b""))
+            await asyncio.sleep(0.02)
+            return task
+
+        async def left(*tasks: asyncio.Task[PostAnswer]) -> None:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+        first = await posting("first")
+        await left(await posting("left"), await posting("left"))
+        one, other = await posting("kept"), await posting("kept")
+        await left(one)
+        await left(await posting("left-and-asked-for-again"))
+        again = await posting("left-and-asked-for-again")
+        found.set()
+        async with asyncio.timeout(30):
+            answers = [*await asyncio.gather(first, other, again)]
+    assert answers == [PostAnswer(0, "not_connected")] * 3
+    assert asked == [f"{host}.example.com" for host in ("first", "kept", "left-and-asked-for-again")]
 
 
 async def test_a_name_that_is_never_found_does_not_hold_up_the_end_of_the_process() -> None:

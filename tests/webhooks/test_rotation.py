@@ -36,13 +36,13 @@ async def endpoint_of(hooks: Hooks, endpoint_id: str) -> Endpoint:
     return endpoint
 
 
-async def test_both_secrets_are_sealed_anew_and_are_the_same(hooks: Hooks) -> None:
+async def test_all_secrets_are_sealed_anew_and_are_the_same(hooks: Hooks) -> None:
     endpoint_id, first = await hooks.made("http://127.0.0.1/")
-    second = (await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal()
+    second, third, fourth = [(await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal() for _ in range(3)]
     await hooks.made("http://127.0.0.1/")
     assert await rotation(hooks).run() == SecretsRotated(endpoints=2, resealed=2)
     after = await endpoint_of(hooks, endpoint_id)
-    assert [secret.reveal() for secret in ONLY_NEW.live(after, hooks.clock())] == [second, first]
+    assert [secret.reveal() for secret in ONLY_NEW.live(after, hooks.clock())] == [fourth, third, second, first]
     assert await rotation(hooks).run() == SecretsRotated(endpoints=2)
     assert await endpoint_of(hooks, endpoint_id) == after
 
@@ -50,9 +50,11 @@ async def test_both_secrets_are_sealed_anew_and_are_the_same(hooks: Hooks) -> No
 async def test_a_secret_that_signs_no_more_is_forgotten(hooks: Hooks, clock: Clock) -> None:
     endpoint_id, _ = await hooks.made("http://127.0.0.1/")
     await hooks.endpoints.rotate_secret(endpoint_id, ADA)
+    await hooks.endpoints.rotate_secret(endpoint_id, ADA)
     clock.move(DAY_S)
     assert await rotation(hooks).run() == SecretsRotated(endpoints=1, resealed=1)
-    assert (await endpoint_of(hooks, endpoint_id)).previous == b""
+    after = await endpoint_of(hooks, endpoint_id)
+    assert (after.previous, after.older) == (b"", ())
 
 
 async def test_one_that_cannot_be_opened_is_left_and_said(hooks: Hooks) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import itertools
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,9 +22,10 @@ from engine.errors import (
     WebhookEndpointDisabled,
     WebhookEndpointNotFound,
 )
-from engine.notifying import Notice
+from engine.notifying import Notice, Sink
 from engine.store.deliveries import Deliveries
 from engine.store.endpoints import RedisEndpoints
+from engine.webhook_endpoints import changed, disabled
 from engine.webhook_sender import PostAnswer
 from engine.webhooks import ENDPOINT_DISABLED, Endpoint
 from tests.store.datasets import Dataset, connected, eventually, running
@@ -104,12 +106,54 @@ async def test_after_a_rotation_both_secrets_sign_until_the_old_one_ends(
     assert [late.is_signed_by(each) for each in (new, old)] == [True, False]
 
 
-async def test_a_second_rotation_ends_the_oldest_secret_at_once(hooks: Hooks, receiver: Receiver) -> None:
+async def test_a_rotation_that_is_repeated_leaves_the_receiver_s_secret_its_time(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    """The answer with the second secret was lost, so the receiver has the first until it knows the third."""
     endpoint_id, first = await hooks.made(receiver.url)
-    secrets = [(await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal() for _ in range(2)]
+    secrets = [first]
+    for _ in range(2):
+        secrets.append((await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal())
+        clock.move(DAY_S / 4)
+    for number in range(4):
+        await hooks.told(notice(number))
+        await hooks.sent()
+        clock.move(DAY_S / 4)
+    signed = [[got.is_signed_by(each) for each in secrets] for got in receiver.got]
+    assert signed == [[True, True, True], [True, True, True], [False, True, True], [False, False, True]]
+
+
+async def test_of_many_rotations_the_latest_secrets_and_the_oldest_sign(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    endpoint_id, first = await hooks.made(receiver.url)
+    secrets = [first]
+    for _ in range(6):
+        clock.move(1)
+        secrets.append((await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal())
     await hooks.told(notice())
     await hooks.sent()
-    assert [receiver.got[0].is_signed_by(each) for each in (first, *secrets)] == [False, True, True]
+    assert [receiver.got[0].is_signed_by(each) for each in secrets] == [True, False, False, False, True, True, True]
+    assert receiver.got[0].headers["webhook-signature"].count("v1,") == 4
+
+
+async def test_an_endpoint_as_it_was_written_before_signs_and_rotates(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    """Records had one earlier secret, and did not say whether anybody was told that the endpoint is disabled."""
+    endpoint_id, first = await hooks.made(receiver.url)
+    second = (await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal()
+    name = next(name for name in await hooks.data.names() if ":hook:" in name)
+    record = msgspec.json.decode(await hooks.data.ask("GET", name))
+    del record["older"], record["disabled_told"]
+    await hooks.data.ask("SET", name, msgspec.json.encode(record))
+    await hooks.told(notice(1))
+    await hooks.sent()
+    third = (await hooks.endpoints.rotate_secret(endpoint_id, ADA)).secret.reveal()
+    await hooks.told(notice(2))
+    await hooks.sent()
+    signed = [[got.is_signed_by(each) for each in (first, second, third)] for got in receiver.got]
+    assert signed == [[True, True, False], [True, True, True]]
 
 
 async def test_an_endpoint_is_told_of_its_owner_s_payments_and_a_service_s_of_everybody_s(
@@ -364,20 +408,116 @@ class Dies:
         raise StoreUnavailable("gone")
 
 
-async def test_whoever_looks_next_tells_of_it_when_the_first_died_before(
-    hooks: Hooks, receiver: Receiver, clock: Clock
-) -> None:
-    await hooks.made(receiver.url + "/bad", types=("payment_completed",))
+class DiesAfterTelling(RedisEndpoints):
+    """The store, for whoever dies before it can write down that it has told."""
+
+    async def change(self, endpoint: Endpoint) -> bool:
+        if endpoint.disabled_told:
+            raise StoreUnavailable("gone")
+        return await super().change(endpoint)
+
+
+class Counting:
+    """A sink that counts what it takes, and may have something happen meanwhile."""
+
+    def __init__(self, sink: Sink, meanwhile: Callable[[], Awaitable[object]] | None = None) -> None:
+        self.ids = list[str]()
+        self._sink = sink
+        self._meanwhile = meanwhile
+
+    async def take(self, notices: Sequence[Notice]) -> None:
+        self.ids += [each.id for each in notices]
+        await self._sink.take(notices)
+        if self._meanwhile is not None:
+            await self._meanwhile()
+
+
+async def one_of_two_is_gone(hooks: Hooks, receiver: Receiver) -> str:
+    """An endpoint of Ada's answers 410 to what it is about to be told, another wants to know. The first one's id."""
+    endpoint_id, _ = await hooks.made(receiver.url + "/bad", types=("payment_completed",))
     await hooks.made(receiver.url + "/good", types=(ENDPOINT_DISABLED,))
     receiver.answer = lambda got: failing(410) if got.path == "/bad" else web.Response()
     await hooks.told(notice(1))
-    dying = Hooks(hooks.data, clock, telling=Dies())
+    return endpoint_id
+
+
+@pytest.mark.parametrize("later_s", [61, 3600, 4 * DAY_S], ids=["a minute", "an hour", "four days"])
+@pytest.mark.parametrize("intervals_s", [INTERVALS, ()], ids=["first try", "last try"])
+@pytest.mark.parametrize("death", [{"telling": Dies()}, {"endpoints": DiesAfterTelling}], ids=["before", "after"])
+async def test_whoever_looks_next_tells_of_it_when_the_first_died_meanwhile(
+    hooks: Hooks,
+    receiver: Receiver,
+    clock: Clock,
+    later_s: float,
+    intervals_s: tuple[float, ...],
+    death: dict[str, Any],
+) -> None:
+    """Also when it was the last try of the only message that waited."""
+    endpoint_id = await one_of_two_is_gone(hooks, receiver)
+    dying = Hooks(hooks.data, clock, retrying=RETRYING._replace(intervals_s=intervals_s), **death)
     with pytest.raises(StoreUnavailable):
-        await dying.sent()
+        async with dying.poster:
+            await dying.sender.pass_once()
     assert [got.path for got in receiver.got] == ["/bad"]
+    for _ in range(3):
+        clock.move(later_s)
+        await hooks.sent()
+    assert [got.path for got in receiver.got] == ["/bad", "/good"]
+    assert (await hooks.endpoints.find(endpoint_id, ADA)).disabled_told
+
+
+async def test_what_was_told_is_not_told_again_while_messages_wait(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    await one_of_two_is_gone(hooks, receiver)
+    telling = Counting(hooks.sink)
+    counted = Hooks(hooks.data, clock, telling=telling)
+    for _ in range(4):
+        await counted.sent()
+        clock.move(61)
+    assert len(telling.ids) == 1
+
+
+async def test_an_endpoint_that_was_enabled_before_anybody_told_is_told_of_when_it_is_disabled_again(
+    hooks: Hooks, receiver: Receiver, clock: Clock
+) -> None:
+    """Of the first time nobody needs to know any more."""
+    endpoint_id = await one_of_two_is_gone(hooks, receiver)
+    with pytest.raises(StoreUnavailable):
+        await Hooks(hooks.data, clock, telling=Dies()).sent()
+    clock.move(1)
+    await hooks.endpoints.enable(endpoint_id, ADA)
+    clock.move(61)
+    second_ms = clock()
+    await hooks.sent()
+    assert [(got.path, got.id) for got in receiver.got[1:]] == [
+        ("/bad", "pay-1-1"),
+        ("/good", f"{endpoint_id}-disabled-{second_ms}"),
+    ]
+    clock.move(1)
+    await hooks.endpoints.enable(endpoint_id, ADA)
+    assert not (await hooks.endpoints.find(endpoint_id, ADA)).disabled_told
+    await hooks.sent()
+    assert receiver.ids("/good")[1:] == [f"{endpoint_id}-disabled-{clock()}"]
+
+
+async def test_who_told_late_does_not_say_so_of_the_next_time(hooks: Hooks, receiver: Receiver, clock: Clock) -> None:
+    """While the others are told it is enabled, and disabled again by somebody who dies."""
+    endpoint_id = await one_of_two_is_gone(hooks, receiver)
+
+    async def again() -> None:
+        await hooks.endpoints.enable(endpoint_id, ADA)
+        clock.move(1)
+        await changed(hooks.store, endpoint_id, lambda found: disabled(found, "gone", clock()))
+
+    late = Hooks(hooks.data, clock, telling=Counting(hooks.sink, again))
+    async with late.poster:
+        await late.sender.pass_once()
+    endpoint = await hooks.endpoints.find(endpoint_id, ADA)
+    assert (endpoint.disabled, endpoint.disabled_told) == ("gone", False)
     clock.move(61)
     await hooks.sent()
-    assert [got.path for got in receiver.got] == ["/bad", "/good"]
+    assert len(set(receiver.ids("/good"))) == 2
 
 
 async def test_enabling_an_endpoint_that_fails_and_is_enabled_gives_it_no_more_time(
