@@ -273,7 +273,8 @@ class Instruments:
         )
         self.notifications_lag = Gauge(
             "notifications_lag_seconds",
-            "Age of the oldest event that the notification worker has in hand; 0 when it has none.",
+            "Age of the oldest event that the notification worker has in hand, or had in the last seconds; 0 "
+            "when there was none.",
             multiprocess_mode="livemax",
             registry=registry,
         )
