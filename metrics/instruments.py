@@ -374,6 +374,7 @@ class Instruments:
             (self.payments_processed, ("completed", "failed", "cancelled")),
             (self.refunds_processed, ("completed", "failed")),
             (self.events_parked, ("message_too_large", "record_invalid", "no_topic", "unreadable")),
+            (self.notifications_parked, ("not_json", "no_id", "no_type", "malformed", "broke")),
             (self.push_callbacks, ("asked", "late", "forged", "unknown")),
             (self.rejections, ("store_waiting", "logins", "jobs", "outbox")),
         ):
