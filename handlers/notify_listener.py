@@ -23,6 +23,8 @@ from metrics.instruments import Instruments
 
 _PAUSE_S: Final = 0.2
 _PAUSE_MAX_S: Final = 5.0
+_LAST_MS: Final = 10_000
+"""For how long the age of the last batch is told: longer than a listener commonly needs to come with the next one."""
 _HEADER_MAX: Final = 256
 _ID: Final = re.compile(r"[\x21-\x7e]{1,200}\Z")
 _RECORD: Final = "record"
@@ -123,10 +125,18 @@ class NotifyListener:
         self._counter = instruments.notifications
         self._parked = instruments.notifications_parked
         self._oldest_ms = 0
+        self._done_ms: int | None = 0
 
     def lag_s(self) -> float:
-        """The age of the oldest event that is being worked on; 0 when there is none."""
-        return max(0.0, (self._clock() - self._oldest_ms) / 1000) if self._oldest_ms else 0.0
+        """The age of the oldest event that is being worked on, or was in the last seconds; 0 when none was.
+
+        Between two batches nobody has caught up, and whoever looks then must not see that.
+        """
+        now_ms = self._clock()
+        if self._done_ms is not None and now_ms - self._done_ms >= _LAST_MS:
+            return 0.0
+        at_ms = now_ms if self._done_ms is None else self._done_ms
+        return max(0.0, (at_ms - self._oldest_ms) / 1000)
 
     async def handle(self, messages: Sequence[Message]) -> None:
         """Tell of the messages, and put aside what nobody understands."""
@@ -138,14 +148,17 @@ class NotifyListener:
                     events.append((message, event))
                 case Poison(reason):
                     poisoned.append((message, reason))
-        self._oldest_ms = min((from_rfc3339(event.notice.time) for _, event in events), default=0)
+        if events:
+            self._oldest_ms = min(from_rfc3339(event.notice.time) for _, event in events)
+            self._done_ms = None
         try:
             if events:
                 poisoned += await self._told(events)
             if poisoned:
                 await self._dead.put(poisoned)
         finally:
-            self._oldest_ms = 0
+            if events:
+                self._done_ms = self._clock()
         for _, reason in poisoned:
             self._parked.labels(reason.partition(":")[0]).inc()
 

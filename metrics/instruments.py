@@ -273,7 +273,8 @@ class Instruments:
         )
         self.notifications_lag = Gauge(
             "notifications_lag_seconds",
-            "Age of the oldest event that the notification worker has in hand; 0 when it has none.",
+            "Age of the oldest event that the notification worker has in hand, or had in the last seconds; 0 "
+            "when there was none.",
             multiprocess_mode="livemax",
             registry=registry,
         )
@@ -373,6 +374,7 @@ class Instruments:
             (self.payments_processed, ("completed", "failed", "cancelled")),
             (self.refunds_processed, ("completed", "failed")),
             (self.events_parked, ("message_too_large", "record_invalid", "no_topic", "unreadable")),
+            (self.notifications_parked, ("not_json", "no_id", "no_type", "malformed", "broke")),
             (self.push_callbacks, ("asked", "late", "forged", "unknown")),
             (self.rejections, ("store_waiting", "logins", "jobs", "outbox")),
         ):

@@ -56,7 +56,7 @@ OUTBOX: Final = dashboard(
             graph("Notifications by outcome", "eps", "Events that concern somebody, by what was made of them.",
                   ("sum by (channel, outcome) (rate(notifications_total[$__rate_interval]))",
                    "{{channel}} {{outcome}}")),
-            graph("Behind by", "s", "Age of the oldest event that the worker has in hand, and of the oldest mail.",
+            graph("Behind by", "s", "Age of the oldest event that the worker has had in hand, and of the oldest mail.",
                   ("max(notifications_lag_seconds)", "event"), ("max(notification_mails_oldest_seconds)", "mail")),
             graph("Put aside", "short", "Events that nobody understands, since the workers started.",
                   ("sum by (reason) (notifications_parked_total)", "{{reason}}")),

@@ -37,7 +37,6 @@ ZERO: Final = {
     "Parked events": "Kafka takes everything",
     "Parked": "the same",
     "Parked by reason": "the same",
-    "Behind by": "the worker keeps up, and nobody gets mails",
 }
 """The panels that may show nothing but zeros here, and why. All others show something that has happened."""
 

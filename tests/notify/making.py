@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clients.event_file import DeadLetterFile, EventFile
 from clients.notification_log import NotificationLog
 from engine.events import OutgoingEvent
-from engine.ids import now_ms
+from engine.ids import Clock, now_ms
 from engine.messages import Message
 from engine.notifying import Notice, Sink
 from engine.store.notifications import RedisNotifications
@@ -98,14 +99,24 @@ class Worker:
         sinks: Sequence[Sink] = (),
         publisher: Publisher | None = None,
         store: RedisNotifications | None = None,
+        clock: Clock = now_ms,
     ) -> None:
         self.said = Lines()
         self.store = store or RedisNotifications(dataset.batcher, dataset.keys, kept_s=WEEK_S)
         self.dead = folder / "events.dead.jsonl"
         channels = [NotificationLog(self.said.write, now_ms)] if channels is None else channels
         dead = DeadLetters(publisher or DeadLetterFile(self.dead))
-        parts = (self.store, dataset.payments(), channels, sinks, dead, dataset.instruments, now_ms)
+        parts = (self.store, dataset.payments(), channels, sinks, dead, dataset.instruments, clock)
         self.listener = NotifyListener(*parts)
+
+    async def lags(self, until: Callable[[], bool]) -> list[float]:
+        """What the lag was from the first event to be told of until this holds, looked at again and again."""
+        seen: list[float] = []
+        while not until():
+            if self.said.ids:
+                seen.append(self.listener.lag_s())
+            await asyncio.sleep(0)
+        return seen
 
     async def hears(self, *messages: Message) -> None:
         """Handle these together."""

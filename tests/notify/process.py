@@ -98,6 +98,10 @@ class NotifyProcess:
 
         await eventually(there)
 
+    async def is_behind(self) -> bool:
+        """Whether it says that what it had in hand lately was old."""
+        return await self.metric("notifications_lag_seconds") > 300
+
     async def metric(self, name: str, **labels: str) -> float:
         """A metric, summed over all series that have these labels."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.base}/metrics") as response:

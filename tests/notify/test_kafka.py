@@ -122,6 +122,17 @@ async def test_members_that_come_and_go_write_each_notification_once(
     assert len(await dataset.client.keys("*:notification:*")) == len(sent)
 
 
+async def test_a_worker_that_is_behind_says_so_between_two_batches(
+    dataset: Dataset, topic: Topic, tmp_path: Path
+) -> None:
+    """While it commits and polls it has nothing in hand, and has not caught up."""
+    worker = Worker(dataset, tmp_path)
+    await topic.send([message(f"pay-{number}-1") for number in range(200)])
+    async with topic.member(worker.listener.handle):
+        lags = await worker.lags(lambda: len(worker.said.ids) == 200)
+    assert min(lags) > 300
+
+
 async def test_a_poisoned_event_lies_in_the_dead_topic_and_those_behind_it_are_told(
     dataset: Dataset, topic: Topic, tmp_path: Path
 ) -> None:

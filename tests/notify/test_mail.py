@@ -47,6 +47,17 @@ async def test_a_notification_arrives_as_a_mail_once(dataset: Dataset, sims: Sim
     assert counted(dataset, channel="mail", outcome="sent") == 1
 
 
+async def test_before_the_first_mail_of_a_type_none_is_shown_as_sent(dataset: Dataset, sims: Sims) -> None:
+    """The first value of a series is no increase: without it `MailsLate` would not see that this mail went out."""
+    labels = {"type": "payment_completed", "channel": "mail", "outcome": "sent"}
+    await sims.user()
+    async with post_office() as office, desk(dataset, sims.users, office.port) as ours:
+        assert dataset.instruments.registry.get_sample_value("notifications_total", labels) == 0
+        await ours.take()
+        await ours.round()
+    assert dataset.metric("notifications_total", **labels) == 1
+
+
 @pytest.mark.parametrize("where", ["rcpt", "data"])
 async def test_what_is_refused_for_now_is_sent_later(where: str, dataset: Dataset, sims: Sims) -> None:
     await sims.user()
