@@ -46,11 +46,13 @@ docs: .venv/.ready-dev ## write docs/configuration.md anew, from the settings ty
 dashboards: .venv/.ready-dev ## build Grafana's dashboards again after a change to metrics/dashboards/
 	@$(BIN)/python -m metrics.dashboards
 
-.venv/bin/python:
+# pip comes last: a set-up that was cut short begins anew.
+.venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no pip to give: Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
 
-.venv/.ready-demo: requirements/demo.txt requirements/swagger-ui.txt | .venv/bin/python
+.venv/.ready-demo: requirements/demo.txt requirements/swagger-ui.txt | .venv/bin/pip
 	$(PIP_INSTALL) -r requirements/demo.txt
 	$(PIP_INSTALL) -r requirements/swagger-ui.txt
 	@touch $@

