@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from engine.errors import StoreUnavailable
+from engine.errors import Overloaded, StoreUnavailable
 from engine.store.batch import Batcher
 from engine.store.step import Refusal, Step
 
@@ -22,19 +22,28 @@ class Repeating:
 
     async def step(self, step: Step) -> list[Any] | Refusal:
         """Run a step that finds its own trace, or whose second execution does no harm."""
+        lost: StoreUnavailable | None = None
         tries = 1
         while True:
             try:
                 return await self._batcher.step(step)
-            except StoreUnavailable:
-                if tries >= _TRIES_MAX:
+            except StoreUnavailable as error:
+                lost = error
+            except Overloaded:
+                # Nothing was written by this try. But one before it may have run.
+                if lost is None:
                     raise
-                tries += 1
-                await self._sleep(_PAUSE_S * tries)
+            if tries >= _TRIES_MAX:
+                raise lost
+            tries += 1
+            await self._sleep(_PAUSE_S * tries)
 
     async def command(self, *command: str | int | bytes) -> Any:
         """Run one command that may run twice."""
         try:
             return await self._batcher.command(*command)
-        except StoreUnavailable:
-            return await self._batcher.command(*command)
+        except StoreUnavailable as lost:
+            try:
+                return await self._batcher.command(*command)
+            except Overloaded:
+                raise lost from None
