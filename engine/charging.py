@@ -15,7 +15,7 @@ import structlog
 from engine import context
 from engine.cards import Instrument, SealBroken, SealedInstrument, Sealer
 from engine.changes import Change, Conflict, Job
-from engine.errors import StoreUnavailable
+from engine.errors import StoreUnavailable, TryLater
 from engine.facts import OPENING, REFUNDS_MAX, Attempt, AttemptState, Failure, Kind, Operation, Status
 from engine.ids import Clock, PaymentId
 from engine.money import Money
@@ -105,6 +105,7 @@ _LEASE_MARGIN_MS: Final = 2_000
 _PAUSE_FIRST_MS: Final = 1_000
 _PAUSE_DOUBLINGS_MAX: Final = {AttemptState.UNKNOWN: 8, AttemptState.NOT_SENT: 5}
 _RECHECK_PAUSE_MAX_MS: Final = 3_600_000
+_TROUBLE_PAUSE_MS: Final = 300_000
 _EXPIRED: Final = "authorization expired"
 _NEVER_ASKED_FOR: Final = "never processed"
 _UNREADABLE: Final = Failure("INSTRUMENT_UNREADABLE", "INSTRUMENT_UNREADABLE", "The payment method could not be read")
@@ -143,7 +144,14 @@ class Charging:
         if payment is not None:
             context.enter(payment.request_id, payment.traceparent)
         for _ in range(_CONFLICTS_MAX):
-            conflict = await self._advance(payment, job)
+            try:
+                conflict = await self._advance(payment, job)
+            except TryLater:
+                raise
+            except Exception:
+                # A bug. Left in the stream, the job would be taken over again and again, and new ones come beside it.
+                await self._store.put_off(job.payment_id, job, due_ms=self._clock() + _TROUBLE_PAUSE_MS)
+                raise
             if conflict is None:
                 return
             payment = conflict.current
@@ -254,6 +262,10 @@ class Charging:
     ) -> Conflict | None:
         """Send to the first acquirer; to the next one only when it is certain that nothing moved at this one."""
         candidates = [only] if only else self._candidates(payment, operation)
+        if not candidates:
+            log.warning("nobody takes this method now", payment_id=payment.id, method=payment.method.type)
+            await self._store.put_off(payment.id, job, due_ms=self._clock() + _TROUBLE_PAUSE_MS)
+            return None
         for place, name in enumerate(candidates, start=1):
             sending = payment.begin(
                 operation, name, now_ms=self._clock(), lease_ms=self._lease_ms, token=self._new_token()
@@ -291,7 +303,7 @@ class Charging:
         """Whether an acquirer stands behind the latest attempt's own in the order, and has not said no already."""
         if operation.kind not in OPENING:
             return False
-        order, name = self._acquirers.order[payment.method.type], payment.attempts[-1].acquirer
+        order, name = self._acquirers.order.get(payment.method.type, ()), payment.attempts[-1].acquirer
         behind = order[order.index(name) + 1 :] if name in order else order
         return any(other not in _refused_by(payment) for other in behind)
 
@@ -300,7 +312,7 @@ class Charging:
             return (payment.numbered(operation.reverses).acquirer,)
         if operation.kind not in OPENING:
             return (payment.charged_by,)
-        order = self._acquirers.order[payment.method.type]
+        order = self._acquirers.order.get(payment.method.type, ())
         return [name for name in order if name not in _refused_by(payment)] or order[-1:]
 
     def _request(self, sending: Payment, operation: Operation, sealed: SealedInstrument) -> AcquirerRequest:

@@ -15,6 +15,7 @@ _AUTHORIZED_MS: Final = 7 * 24 * 3_600_000
 """How long an authorization is used when the acquirer names no end: seven days, as card schemes grant."""
 
 _AGAIN_MS: Final = 3_600_000
+_AGAIN_DOUBLINGS_MAX: Final = 9
 
 REVERSED_BY: Final = "engine: reversed at the acquirer"
 
@@ -115,9 +116,12 @@ def _declined(payment: Payment, kind: Kind, answer: Declined, now_ms: int) -> Ch
         case Kind.CHARGE | Kind.AUTHORIZE:
             return _failed(payment.fail(failure, now_ms=now_ms), now_ms)
         case Kind.CAPTURE | Kind.VOID:
-            # It stays authorized; an authorization that is over is looked at again in a while.
+            # It stays authorized; an authorization that is over is looked at again in a while, and ever more rarely:
+            # each look asks the acquirer to release it, and is an attempt more in the record.
             refused = payment.refused(now_ms=now_ms)
-            due_ms = max(payment.authorized_until_ms, now_ms + _AGAIN_MS)
+            before = sum(attempt.kind is Kind.VOID for attempt in payment.attempts[:-1])
+            pause_ms = _AGAIN_MS << min(before, _AGAIN_DOUBLINGS_MAX)
+            due_ms = max(payment.authorized_until_ms, now_ms + pause_ms)
             return Change(refused, due_ms=min(due_ms, refused.recheck_ms or due_ms))
         case Kind.REFUND:
             refused, refund = _refund_ended(payment, "", failure, now_ms)

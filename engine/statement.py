@@ -90,7 +90,7 @@ class Reconciliation:
             identity = attempt_id(payment, attempt)
             line = self._open.pop(identity, None)
             approved = attempt.state in _SUCCESSES
-            believed = f"{attempt.kind.value} {attempt.minor} {payment.amount.currency}"
+            believed = f"{attempt.kind.value} {attempt.minor or payment.amount.minor} {payment.amount.currency}"
             if line is None:
                 if approved and identity not in self._statement and self._within(attempt):
                     yield Difference("missing_there", identity, payment.id, "", believed)

@@ -85,6 +85,16 @@ def test_a_declined_capture_or_void_stands_as_before_it_was_asked() -> None:
         assert attempt_id(again.sending(AT_MS + 1).payment) == f"{PAYMENT_ID}-a3"
 
 
+def test_an_authorization_that_is_not_released_is_asked_for_ever_more_rarely() -> None:
+    """Else its record would grow by an attempt an hour, for ever."""
+    story, pauses = a_story(Kind.VOID), []
+    for _ in range(14):
+        change = settled(story.payment, DECLINED, now_ms=AT_MS)
+        pauses.append((change.due_ms or 0) - AT_MS)
+        story = story._replace(payment=change.payment.ask_cancel("expired")).sending(AT_MS)
+    assert pauses == [HOUR_MS << min(number, 9) for number in range(14)]
+
+
 def test_a_declined_refund_frees_its_reservation_and_the_next_one_is_due_at_once() -> None:
     first = a_story(Kind.REFUND).payment
     assert (first.refundable_minor, first.refund_pending_minor) == (5548, 2000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 
 from engine.facts import Kind
@@ -73,6 +74,14 @@ def test_only_what_certainly_happened_in_the_statements_time_is_missing_there(
     held = reconciliation(line("x-a1", NOW_MS + first_ms), line("y-a1", NOW_MS + last_ms))
     expected = Difference("missing_there", f"{PAYMENT_ID}-a1", PAYMENT_ID, "", "charge 7548 USD")
     assert list(held.payment(SEEN)) == ([expected] if missing else [])
+
+
+def test_an_attempt_of_the_first_version_stands_for_the_whole_payment() -> None:
+    """0.1.0 wrote no amount into attempts."""
+    attempts = tuple(msgspec.structs.replace(attempt, minor=0) for attempt in SEEN.attempts)
+    held = reconciliation(line(f"{PAYMENT_ID}-a1", NOW_MS + 15))
+    assert list(held.payment(msgspec.structs.replace(SEEN, attempts=attempts))) == []
+    assert held.matched == 1
 
 
 def test_holds_and_their_release_and_other_acquirers_are_not_on_a_statement() -> None:

@@ -359,6 +359,34 @@ def test_each_outcome_is_counted_once() -> None:
         assert instruments.registry.get_sample_value("payments_processed_total", {"status": status}) == 2
 
 
+def test_a_job_that_breaks_is_put_off_and_does_not_stay_in_the_stream() -> None:
+    """There it would be taken over for ever, and a new one beside it every few minutes."""
+    world = World()
+
+    class Broken(Bank):
+        async def send(self, request: AcquirerRequest) -> Outcome:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        drive(world.charging(Broken(world.store, Say.APPROVE)).process(world.job))
+    assert world.store.jobs == []
+    assert world.due_in_ms == 300_000
+    world.process_when_due()
+    world.heal()
+    world.check()
+
+
+def test_a_payment_whose_method_nobody_takes_here_waits() -> None:
+    """As one by phone does where M-Pesa was switched off."""
+    world = World()
+    charging = world.charging()
+    charging._acquirers = charging._acquirers._replace(order={})
+    drive(charging.process(world.job))
+    assert (world.payment.attempts, world.store.jobs, world.due_in_ms) == ((), [], 300_000)
+    world.process_when_due()
+    assert world.payment.status is Status.COMPLETED
+
+
 @pytest.mark.parametrize("charge", list(Say)[:-1])
 def test_one_line_is_logged_per_outcome_and_never_the_card(
     charge: Say, log_lines: list[MutableMapping[str, Any]]
