@@ -16,7 +16,7 @@ from engine.errors import (
 )
 from engine.facts import Method
 from engine.idempotency import Fingerprints, KeyRecord, first_difference
-from engine.ids import Clock, PaymentId, PaymentIds, minted_ms, qualified
+from engine.ids import Clock, PaymentId, PaymentIds, is_refund_id, minted_ms, qualified
 from engine.money import Money
 from engine.payment import Payment
 from engine.phones import PhonePrompt
@@ -175,7 +175,7 @@ class Accepting:
             raise KeyNotFound("this key has not been used")
         payment = await self._store.get(record.payment_id)
         # A key of a refund, a capture or a cancellation names a payment that was there before it.
-        asked = payment and (not record.subject or payment.was_asked_by(record.subject))
+        asked = payment and (not is_refund_id(record.subject) or payment.was_asked_by(record.subject))
         return KeyState(record.payment_id, record.created_ms, payment if asked else None)
 
     async def find(self, payment_id: str, caller: Caller) -> Payment:

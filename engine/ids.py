@@ -93,6 +93,11 @@ def is_card_id(text: str) -> bool:
     return _CARD_ID.match(text) is not None
 
 
+def is_refund_id(text: str) -> bool:
+    """Whether `text` names a refund, or another request to change a payment."""
+    return text.startswith("ref-")
+
+
 def is_endpoint_id(text: str) -> bool:
     """Whether `text` has the form of a webhook endpoint's id."""
     return _ENDPOINT_ID.match(text) is not None

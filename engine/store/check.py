@@ -12,7 +12,7 @@ from engine.store.batch import RedisClient
 from engine.store.connect import RedisSettings, is_cluster
 from engine.store.keys import DATASET
 
-_VERSION_MIN: Final = (6, 2)
+VERSION_MIN: Final = (6, 2)
 _FORMAT: Final = "1"
 _SKEW_MAX_S: Final = 1.0
 
@@ -119,7 +119,7 @@ class RedisCheck:
 def _problems(facts: dict[str, Any], settings: RedisSettings) -> list[str]:
     found = []
     version = tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2])
-    if version < _VERSION_MIN:
+    if version < VERSION_MIN:
         found.append(f"version {facts['redis_version']} is too old: 6.2 or newer is needed")
     if facts.get("role") != "master":
         found.append("this is a replica: connect to the primary, or through Sentinel")

@@ -266,7 +266,7 @@ async def guarded() -> AsyncIterator[str]:
 
 def with_roles(roles: object) -> str:
     """A service's token that says so in `roles`."""
-    return jwt.encode({"sub": "shop", "exp": time.time() + 60, "roles": roles}, SECRET, algorithm="HS256")
+    return jwt.encode({"sub": "shop", "exp": time.time() + 86_400, "roles": roles}, SECRET, algorithm="HS256")
 
 
 async def test_a_token_that_is_no_utf8_is_none(guarded: str) -> None:
