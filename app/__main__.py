@@ -34,7 +34,8 @@ def _serve(given: argparse.Namespace) -> int:
         raise ConfigError("cannot serve:\n  " + "\n  ".join(wrong))
     if given.processes > 1:
         return _run(_supervised(settings, given, {}), settings)
-    return _run(_one_process(settings, given.roles, reuse_port=given.reuse_port), settings)
+    one = _one_process(settings, given.roles, reuse_port=given.reuse_port, alive=given.stop_at_eof)
+    return _run(one, settings)
 
 
 def _notify(given: argparse.Namespace) -> int:
@@ -64,12 +65,19 @@ async def _demo_process(given: argparse.Namespace) -> int:
 
 
 async def _one_process(
-    settings: Settings, roles: Sequence[str], *, reuse_port: bool = False, create: bool = False
+    settings: Settings,
+    roles: Sequence[str],
+    *,
+    reuse_port: bool = False,
+    create: bool = False,
+    alive: int | None = None,
 ) -> int:
-    from app.process import StartRefused, run, stop_on_signals
+    from app.process import StartRefused, run, stop_at_eof, stop_on_signals
 
     stop = asyncio.Event()
     stop_on_signals(stop)
+    if alive is not None:
+        stop_at_eof(stop, alive)
     code = 0
     try:
         await run(settings, roles, stop=stop, reuse_port=reuse_port, create=create)
@@ -88,7 +96,7 @@ async def _supervised(settings: Settings, given: argparse.Namespace, environment
     stop = asyncio.Event()
     stop_on_signals(stop)
     await Supervisor(
-        ("serve", *config, "--roles", roles, "--reuse-port"),
+        (sys.executable, "-m", "app", "serve", *config, "--roles", roles, "--reuse-port"),
         environment,
         processes=given.processes,
         stop_s=settings.server.stop_s,
@@ -324,6 +332,8 @@ def _running(command: Command) -> None:
         "--processes", type=_processes, default=1, metavar="N", help="processes on one port (default: 1)"
     )
     serve.add_argument("--reuse-port", action="store_true", help="share the port with other processes")
+    # For the children of `--processes` alone: the pipe that ends when their parent does.
+    serve.add_argument("--stop-at-eof", type=int, default=None, metavar="FD", help=argparse.SUPPRESS)
     command("notify", _notify, "tell people of events: notifications to the log and by mail, as configured")
     check = command("check-config", _check_config, "show the effective settings and what `serve` misses")
     for sub in (serve, check):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -41,11 +42,13 @@ class BufferedLog:
         """Asked for after every line by the logger; done by time and size instead."""
 
     def flush_now(self) -> None:
-        """Write what is kept."""
+        """Write what is kept. What the file does not take is lost."""
         lines, self._lines, self._size = self._lines, [], 0
-        if lines:
-            self._file.write("".join(lines))
-            self._file.flush()
+        # A terminal that was closed, a full disk: whoever logs in the middle of a payment, or of a stop, must go on.
+        with contextlib.suppress(OSError):
+            if lines:
+                self._file.write("".join(lines))
+                self._file.flush()
 
     async def run(self) -> None:
         """Flush several times a second, until cancelled."""

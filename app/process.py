@@ -63,7 +63,10 @@ async def run(
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
-    """SIGTERM and SIGINT ask for a staged stop; a second one ends the process at once."""
+    """SIGTERM, SIGINT and SIGHUP ask for a staged stop; a second one ends the process at once.
+
+    SIGHUP, which a closed terminal sends, is left alone where it is ignored: that is what `nohup` asks for.
+    """
     loop = asyncio.get_running_loop()
     first_at = 0.0
 
@@ -75,8 +78,26 @@ def stop_on_signals(stop: asyncio.Event) -> None:
         elif loop.time() - first_at > _SAME_SIGNAL_S:
             os._exit(130)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, asked)
+
+
+def stop_at_eof(stop: asyncio.Event, pipe: int) -> None:
+    """Ask for a staged stop when nobody holds the other end of the pipe any more, as after the parent's kill -9."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        if os.read(pipe, 1):
+            return
+        loop.remove_reader(pipe)
+        os.close(pipe)
+        if not stop.is_set():
+            structlog.get_logger().error("supervisor is gone")
+            stop.set()
+
+    os.set_inheritable(pipe, False)
+    loop.add_reader(pipe, ended)
 
 
 async def _serve(

@@ -32,7 +32,7 @@ _SERVICE: Final = "order-service"
 
 
 async def simulate(settings: Settings, given: argparse.Namespace) -> int:
-    """Serve until SIGTERM or Ctrl-C. Returns the exit code: 0 after such a stop, 2 when it cannot start."""
+    """Serve until SIGTERM, SIGHUP or Ctrl-C. Returns the exit code: 0 after such a stop, 2 when it cannot start."""
     stop = asyncio.Event()
     stop_on_signals(stop)
     try:

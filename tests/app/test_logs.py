@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -220,3 +221,16 @@ async def test_what_is_little_is_written_soon_and_the_rest_at_the_end() -> None:
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled() and terminal.getvalue() == "first\nlast\n"
+
+
+def test_a_file_that_takes_nothing_stops_nobody() -> None:
+    """The terminal was closed: whoever logs goes on, and the staged stop too."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    buffer = BufferedLog(Closed())
+    buffer.write("a line\n")
+    buffer.flush_now()
+    buffer.write("x" * 100_000)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from app.process import _watch_store
+from app.process import _watch_store, stop_on_signals
 from app.readiness import ReadinessBoard
 from engine.store.check import StoreReport
 from metrics.instruments import Instruments
@@ -140,6 +141,63 @@ async def test_two_processes_share_the_port_the_work_and_the_scrape_and_one_may_
         assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 
+@side_by_side
+async def test_sighup_stops_in_order_one_process_and_several(folder: Path) -> None:
+    """A closed terminal sends it; it ended the parent at once and left its children alone."""
+    async with world(folder, {"PAYMENTS__SERVER__STOP_S": "6"}) as w:
+        w.engine.signal(signal.SIGHUP)
+        assert await w.engine.ended(6 + SLACK_S) == 0
+        assert _stopped(w) == 1
+        await w.engine.start("--processes", "2")
+        await eventually(lambda: len(_children(w)) == 2)
+        children = _children(w)
+        w.engine.signal(signal.SIGHUP)
+        assert await w.engine.ended(6 + SLACK_S) == 0
+        assert not [pid for pid in children if _runs(pid)]
+
+
+async def test_sighup_is_left_alone_under_nohup() -> None:
+    """`nohup make run &` is meant to outlive its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = asyncio.Event()
+    try:
+        stop_on_signals(stop)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.05)
+        assert not stop.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(stop.wait(), 5)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, before)
+
+
+@side_by_side
+async def test_the_children_of_a_killed_parent_stop_and_free_the_ports(folder: Path) -> None:
+    """They went on for ever, and shared the ports with whatever was started next."""
+    async with world(folder, {"PAYMENTS__SERVER__STOP_S": "6"}, start=False) as w:
+        await w.engine.start("--processes", "2")
+        await eventually(lambda: _both_started(w))
+        first, _ = _children(w)
+        # One that was started later is tied to its parent in the same way.
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: len(_children(w)) == 2 and first not in _children(w))
+        await eventually(lambda: w.engine.log.read_text().count('"started"') == 3)
+        children = _children(w)
+        try:
+            w.engine.kill()
+            await eventually(lambda: not [pid for pid in children if _runs(pid)], timeout_s=6 + SLACK_S)
+        finally:
+            for pid in filter(_runs, children):
+                os.kill(pid, signal.SIGKILL)
+        assert _stopped(w) == 2, "not in stages"
+        with socket.socket() as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind(("127.0.0.1", w.engine.port))
+            alone.listen()
+
+
 async def _buy_until_the_door_is_closed(w: World) -> None:
     while "ClientConnectorError" not in (await w.shop.post(await w.shop.wish(key=False))).detail:
         pass
@@ -163,6 +221,18 @@ async def _processed(w: World) -> float:
 
 def _children(w: World) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{w.engine.pid}/task/{w.engine.pid}/children").read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    """Whether it is there and no zombie, which nobody may collect in a container."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _stopped(w: World) -> int:
+    return w.engine.log.read_text().count('"stopped"')
 
 
 def _both_started(w: World) -> bool:
