@@ -41,6 +41,7 @@ class KafkaListener:
         self._batch_max = batch_max
         self._stopping = asyncio.Event()
         self._busy = asyncio.Lock()
+        self._complaint = ""
 
     def stop(self) -> None:
         """Finish what is being handled, commit it, and take no more."""
@@ -48,15 +49,13 @@ class KafkaListener:
 
     async def run(self) -> None:
         """Listen until stopped or cancelled. Trouble with the broker is waited out."""
-        complaint = ""
         while not self._stopping.is_set():
             try:
                 await self._listen()
-                complaint = ""
             except Exception as error:
                 # Kafka's troubles, and our own bugs: both end this membership, and neither may end the listener.
-                if (said := repr(error).partition("(")[0]) != complaint:
-                    complaint = said
+                if (said := repr(error).partition("(")[0]) != self._complaint:
+                    self._complaint = said
                     log.warning("listener interrupted", topics=self._topics, reason=repr(error))
                 await self._pause(_REOPEN_PAUSE_S)
 
@@ -70,6 +69,8 @@ class KafkaListener:
                 async with self._busy:
                     await self._handle([_message(record) for records in found.values() for record in records])
                     await self._commit(consumer, {each: records[-1].offset + 1 for each, records in found.items()})
+                # It works again, so the next trouble is another one, even if it has the same name.
+                self._complaint = ""
         finally:
             await _close(consumer)
 

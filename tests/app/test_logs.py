@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -223,14 +224,158 @@ async def test_what_is_little_is_written_soon_and_the_rest_at_the_end() -> None:
     assert running.cancelled() and terminal.getvalue() == "first\nlast\n"
 
 
-def test_a_file_that_takes_nothing_stops_nobody() -> None:
-    """The terminal was closed: whoever logs goes on, and the staged stop too."""
+class Disk(io.RawIOBase):
+    """Takes as many bytes as there is room, then fails like a disk that is full, or like a pipe that nobody reads."""
 
-    class Closed(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(errno.EIO, "Input/output error")
+    def __init__(self, room: int, *, blocks: bool = False) -> None:
+        super().__init__()
+        self.room = room
+        self.blocks = blocks
+        self.tries = 0
+        self.taken = b""
 
-    buffer = BufferedLog(Closed())
-    buffer.write("a line\n")
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
+        self.tries += 1
+        part = bytes(data[: self.room])
+        if not part and self.blocks:
+            return None
+        if not part:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(part)
+        self.taken += part
+        return len(part)
+
+    def as_stream(self) -> io.TextIOWrapper:
+        """As Python opens stderr: text over a buffer over this."""
+        return io.TextIOWrapper(io.BufferedWriter(self), encoding="utf-8", line_buffering=True)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.taken.decode().splitlines()]
+
+
+class Flaky(Terminal):
+    """Fails a number of times."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        super().__init__()
+        self.failures = failures
+        self.error = error
+
+    def write(self, text: str) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise self.error
+        return super().write(text)
+
+
+ENOUGH = 10**9
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), BrokenPipeError(), BlockingIOError(), ValueError("closed file")]
+)
+def test_what_could_not_be_written_is_written_by_the_next_flush(error: Exception) -> None:
+    terminal = Flaky(2, error)
+    buffer = configure("info", terminal)
+    log().info("first")
     buffer.flush_now()
-    buffer.write("x" * 100_000)
+    log().info("second")
+    buffer.flush_now()
+    assert terminal.getvalue() == ""
+    buffer.flush_now()
+    assert [json.loads(line)["message"] for line in terminal.getvalue().splitlines()] == ["first", "second"]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_line_that_is_half_out_is_finished_and_nothing_is_written_twice(blocks: bool) -> None:
+    """Every split of three lines: inside a line, inside a letter, and between two lines."""
+    lines = ["one\n", "zw\u00f6lf\n", "three\n"]
+    whole = "".join(lines).encode()
+    for room in range(len(whole) + 1):
+        disk = Disk(room, blocks=blocks)
+        buffer = BufferedLog(disk.as_stream())
+        for line in lines:
+            buffer.write(line)
+        buffer.flush_now()
+        assert disk.taken == whole[:room]
+        buffer.flush_now()
+        disk.room = ENOUGH
+        buffer.write("later\n")
+        buffer.flush_now()
+        assert disk.taken == whole + b"later\n"
+
+
+def test_a_file_that_fails_for_long_costs_the_oldest_lines_and_one_line_says_how_many() -> None:
+    """Nobody who logs hears of it, and the memory has a bound."""
+    disk = Disk(50)
+    buffer = configure("info", disk.as_stream())
+    for number in range(5000):
+        log().info("line", number=number, padding="x" * 100)
+        if number % 500 == 0:
+            buffer.flush_now()
+    disk.room = 10  # too little for anything but a part of the line that is half out
+    buffer.flush_now()
+    assert buffer._size <= 256 * 1024
+    assert disk.tries < 50, "a try at every line costs as much as a request"
+
+    disk.room = ENOUGH
+    buffer.flush_now()
+    log().info("all is well")
+    buffer.flush_now()
+
+    *kept, lost, last = disk.lines()
+    numbers = [line["number"] for line in kept]
+    assert numbers == [0, *range(numbers[1], 5000)] and len(disk.taken) > 250 * 1024
+    assert list(lost) == ["time", "level", "message", "count"] and len(lost["time"]) == 24
+    assert (lost["level"], lost["message"], lost["count"]) == ("warning", "log lines lost", 5000 - len(kept))
+    assert last["message"] == "all is well"
+
+
+@pytest.mark.parametrize("room", [0, 20])
+def test_the_line_about_lost_lines_may_itself_have_to_wait(room: int) -> None:
+    disk = Disk(0)
+    buffer = BufferedLog(disk.as_stream())
+    buffer.write("x" * 300_000)
+    buffer.flush_now()
+    disk.room = room
+    buffer.flush_now()
+    buffer.write("x" * 300_000)
+    disk.room = ENOUGH
+    buffer.flush_now()
+    buffer.flush_now()
+    counts = [line["count"] for line in disk.lines()]
+    assert counts == ([1, 1] if room else [2]), "what was begun is finished, what was not is counted anew"
+
+
+async def test_writing_by_time_goes_on_after_failures_and_the_stop_is_quiet() -> None:
+    disk = Disk(0)
+    buffer = BufferedLog(disk.as_stream())
+    running = asyncio.create_task(buffer.run())
+    buffer.write("first\n")
+    async with asyncio.timeout(30):
+        while disk.tries < 2:  # noqa: ASYNC110 - tried by time
+            await asyncio.sleep(0.01)
+        disk.room = 6
+        while not disk.taken:  # noqa: ASYNC110 - written by time
+            await asyncio.sleep(0.01)
+    buffer.write("last\n")
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled() and disk.taken == b"first\n"
+
+
+def test_a_pipe_without_a_reader_breaks_nobody() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+        buffer = BufferedLog(pipe)
+        buffer.write("first\n")
+        buffer.flush_now()
+        assert os.read(reading, 100) == b"first\n"
+        os.close(reading)
+        for _ in range(3):
+            buffer.write("x" * 100_000)
+            buffer.flush_now()
+    buffer.flush_now()
