@@ -107,7 +107,7 @@ class Changing:
 
         def ask(current: Payment, asked_by: str) -> Payment | None:
             # Asked already by this very request, whatever the acquirer has made of it since.
-            return None if current.asked_by == asked_by else current.ask_capture(minor, asked_by)
+            return None if current.was_asked_by(asked_by) else current.ask_capture(minor, asked_by)
 
         asked_by, replayed = await self._claim(caller, key, payment, ("capture", payment.id, str(minor), ""), ask)
         return Asked(await self._ask(payment, partial(ask, asked_by=asked_by)), replayed)
@@ -118,7 +118,7 @@ class Changing:
         reason = reason or _REASON_DEFAULT
 
         def ask(current: Payment, asked_by: str) -> Payment | None:
-            return None if current.asked_by == asked_by else current.ask_cancel(reason, asked_by)
+            return None if current.was_asked_by(asked_by) else current.ask_cancel(reason, asked_by)
 
         asked_by, replayed = await self._claim(caller, key, payment, ("cancel", payment.id, "", reason), ask)
         return Asked(await self._ask(payment, partial(ask, asked_by=asked_by)), replayed)

@@ -6,7 +6,7 @@ version it replaces is still the current one.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -32,6 +32,7 @@ from engine.money import Money
 
 _UNSETTLED: Final = (AttemptState.SENDING, AttemptState.WAITING, AttemptState.UNKNOWN)
 _OPEN: Final = (AttemptState.WAITING, AttemptState.UNKNOWN)
+_ASKED_KEPT_MAX: Final = 16
 
 
 class Payment(
@@ -83,6 +84,8 @@ class Payment(
     cancelled: bool = False
     asked_by: str = ""
     """The latest request to capture or cancel: two that race must not write the same record and both be told yes."""
+    asked_before: tuple[str, ...] = ()
+    """Those before it, which the acquirer has refused: repeated, they ask for nothing new."""
     refunds: tuple[Refund, ...] = ()
     failure: Failure | None = None
     ended_ms: int = 0
@@ -253,18 +256,22 @@ class Payment(
         self._require(Status.COMPLETED)
         if self.status is not Status.AUTHORIZED or self.capture_minor or self.cancelling:
             raise IllegalMove(self._standing(), Status.COMPLETED, ())
-        return self._next(capture_minor=minor, asked_by=asked_by)
+        return self._next(capture_minor=minor, **self._asked(asked_by))
 
     def ask_cancel(self, reason: str, asked_by: str = "") -> Payment:
         """Release what is authorized. Raises `IllegalMove`."""
         self._require(Status.CANCELLED)
         if self.status is not Status.AUTHORIZED or self.capture_minor or self.cancelling:
             raise IllegalMove(self._standing(), Status.CANCELLED, ())
-        return self._next(cancelling=reason, asked_by=asked_by)
+        return self._next(cancelling=reason, **self._asked(asked_by))
 
     def was_asked_by(self, request: str) -> bool:
         """Whether the request with this name, which a refund shares, has asked for a change."""
-        return request == self.asked_by or self.refund(request) is not None
+        return request == self.asked_by or request in self.asked_before or self.refund(request) is not None
+
+    def _asked(self, request: str) -> dict[str, Any]:
+        before = (*self.asked_before, self.asked_by) if self.asked_by else self.asked_before
+        return {"asked_by": request, "asked_before": before[-_ASKED_KEPT_MAX:]}
 
     def ask_refund(self, refund_id: str, minor: int, reason: str, *, now_ms: int) -> Payment:
         """Reserve a refund before anything is sent, so that racing ones cannot exceed what was captured.

@@ -85,6 +85,18 @@ def test_a_declined_capture_or_void_stands_as_before_it_was_asked() -> None:
         assert attempt_id(again.sending(AT_MS + 1).payment) == f"{PAYMENT_ID}-a3"
 
 
+def test_every_request_that_was_refused_is_remembered_up_to_a_bound() -> None:
+    """Repeated, it must not take the money that it was refused."""
+    story = a_story(Kind.CAPTURE).answered(DECLINED, AT_MS)
+    for number in range(20):
+        asked = story.payment.ask_capture(100, f"ref-{number}")
+        story = story._replace(payment=asked).sending(AT_MS).answered(DECLINED, AT_MS)
+    remembered = [number for number in range(20) if story.payment.was_asked_by(f"ref-{number}")]
+    assert remembered == list(range(3, 20))
+    expired = story.payment.ask_cancel("expired")
+    assert expired.was_asked_by("ref-19"), "also when the engine itself asks"
+
+
 def test_an_authorization_that_is_not_released_is_asked_for_ever_more_rarely() -> None:
     """Else its record would grow by an attempt an hour, for ever."""
     story, pauses = a_story(Kind.VOID), []

@@ -99,7 +99,9 @@ class ForgetsWhoAsked(Changing):
     """A capture or cancel whose own answer was lost is refused as one too many, though it will be done."""
 
     async def _ask(self, payment: Payment, ask: Callable[[Payment], Payment | None]) -> Payment:
-        return await super()._ask(payment, lambda current: ask(msgspec.structs.replace(current, asked_by="")))
+        return await super()._ask(
+            payment, lambda current: ask(msgspec.structs.replace(current, asked_by="", asked_before=()))
+        )
 
 
 class FreshAttemptIds(Charging):
